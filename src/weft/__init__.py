@@ -1,0 +1,61 @@
+"""Weave several fine-tuned neural networks into one, without training.
+
+The public list is `__all__`. Names are resolved when they are first used, so that `import weft` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weft.engine.merging import Report, merge, merge_to
+    from weft.engine.progress import Progress
+    from weft.errors import InputError, MergeError, Problem, WeftError
+    from weft.methods.method import Method
+    from weft.methods.registry import method, methods
+    from weft.recipes.loading import load_recipe
+    from weft.recipes.schema import Recipe
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "merge": "weft.engine.merging",
+    "merge_to": "weft.engine.merging",
+    "Report": "weft.engine.merging",
+    "Progress": "weft.engine.progress",
+    "methods": "weft.methods.registry",
+    "method": "weft.methods.registry",
+    "Method": "weft.methods.method",
+    "Recipe": "weft.recipes.schema",
+    "load_recipe": "weft.recipes.loading",
+    "WeftError": "weft.errors",
+    "InputError": "weft.errors",
+    "MergeError": "weft.errors",
+    "Problem": "weft.errors",
+}
+
+__all__ = [
+    "InputError",
+    "MergeError",
+    "Method",
+    "Problem",
+    "Progress",
+    "Recipe",
+    "Report",
+    "WeftError",
+    "__version__",
+    "load_recipe",
+    "merge",
+    "merge_to",
+    "method",
+    "methods",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'weft' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,83 @@
+"""What the engine knows of a checkpoint: names, shapes, formats, and how to read a range of one tensor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft.kernels.dtypes import DType
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor without its numbers."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in storage."""
+        return self.dtype.nbytes(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name} {list(self.shape)}"
+
+
+class Checkpoint(ABC):
+    """A set of named tensors that can be read in ranges from several threads at once.
+
+    Attributes:
+        label: what to call it in a message: its path, or a word for a dict of tensors.
+        tensors: what it holds, in its own order.
+        metadata: free text that came with it; statistics files keep their figures there.
+        tied: for each name that shares its numbers with an earlier one, that earlier name.
+        path: the file or folder on disk, if there is one.
+    """
+
+    label: str
+    tensors: Mapping[str, TensorSpec]
+    metadata: Mapping[str, str]
+    tied: Mapping[str, str]
+    path: Path | None
+
+    @abstractmethod
+    def read(self, name: str, start: int, stop: int, buffer: Array) -> Array:
+        """The elements `start` to `stop` of a tensor, in storage format.
+
+        Args:
+            name: the tensor.
+            start, stop: element indices into the flattened tensor.
+            buffer: uint8, at least as long as the range; may be filled and viewed, or left alone.
+
+        Returns:
+            One-dimensional, of the dtype's storage type. It may be a view of `buffer` or of the checkpoint's own
+            memory, and must not be changed.
+        """
+
+    @abstractmethod
+    def file_of(self, name: str) -> str:
+        """Which file holds this tensor, for messages."""
+
+    @property
+    @abstractmethod
+    def is_resident(self) -> bool:
+        """Whether the numbers are in memory already, so that reading again costs nothing."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files."""

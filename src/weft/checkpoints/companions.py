@@ -1,0 +1,54 @@
+"""What a model folder holds besides weights: config, tokenizer, chat template, generation config, licence, modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from weft.kernels.dtypes import DType
+
+_WEIGHTS = (
+    "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "consolidated*.pth", "*.pt", "*.pth", "*.ckpt",
+    "*.gguf", "*.ggml", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.npz", "adapter_model.*",
+    "training_args.bin", "optimizer.bin", "scheduler.bin", "openvino_model.*", "tf_model.*", "flax_model.*",
+)  # fmt: skip
+
+
+def companions(folder: Path) -> Iterator[Path]:
+    """The files that come along into a merged model, as paths relative to the folder.
+
+    Left behind: weights in whatever format (they would be stale beside the merged ones) and hidden files.
+    Links to files are followed, as the Hub's cache needs; links to folders are not.
+    """
+    for place, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and not any(fnmatch(name, pattern) for pattern in _WEIGHTS):
+                yield (Path(place) / name).relative_to(folder)
+
+
+def copy_companions(folder: Path, target: Path, dtype: DType | None) -> None:
+    """Copy them.
+
+    Args:
+        folder: the base model's folder.
+        target: the folder that is being written.
+        dtype: the format of all weights if the recipe changes it; the config then says so.
+    """
+    for relative in companions(folder):
+        destination = target / relative
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / relative, destination)
+    if dtype is not None and (target / "config.json").is_file():
+        _set_dtype(target / "config.json", dtype)
+
+
+def _set_dtype(config: Path, dtype: DType) -> None:
+    parsed = json.loads(config.read_text("utf-8"))
+    present = [key for key in ("dtype", "torch_dtype") if key in parsed]
+    parsed.update(dict.fromkeys(present, dtype.name))
+    config.write_text(json.dumps(parsed, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,1 @@
+"""In what order, on which workers, within which memory: methods in, tensors out."""

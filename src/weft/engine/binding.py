@@ -1,0 +1,92 @@
+"""Between a method's scalar functions, which ask for arguments by name, and compiled loops, which take arrays."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from weft.engine.reading import Buffers, Reader
+from weft.engine.work import Key, Operand, Tile, Work
+from weft.kernels.compiler import Input, Kernel, Loop, compiled, packed
+from weft.kernels.dtypes import DType
+from weft.kernels.element import Scalar
+from weft.methods.method import Note
+
+Values = Mapping[str, float | tuple[float, ...]]
+"""The numbers that scalar functions may ask for, by name: one, or one for each model."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A compiled loop with what it takes for one tensor."""
+
+    kernel: Kernel
+    operands: tuple[Operand, ...]
+    values: np.ndarray[Any, Any]
+    end: int
+
+    def __call__(self, tile: Tile, out: np.ndarray[Any, Any], reader: Reader, buffers: Buffers, keep: bool) -> int:
+        """Compute a tile into `out`; the number of elements that were noted."""
+        arrays = [reader.read(operand, tile, buffers, keep, k) for k, operand in enumerate(self.operands)]
+        return self.kernel(out, tile.start, self.end, self.values, *arrays)
+
+
+def bind(
+    work: Work,
+    function: Scalar,
+    functions: Mapping[str, Scalar],
+    values: Values,
+    output: DType,
+    end: int,
+    model: int | None = None,
+    note: Note | None = None,
+) -> Bound:
+    """Compile a scalar function for a tensor.
+
+    Args:
+        work: the tensor.
+        function: what is computed for each element.
+        functions: what it receives for its function-valued arguments.
+        values: the numbers at hand.
+        output: how results are stored.
+        end: index of the last element of the scope in this tensor, or -1.
+        model: compute it for this model alone: per-model arguments are then its own single values.
+        note: what to count.
+    """
+    asked = arguments(function, *([note.happens] if note else []))
+    of_models = (None, *range(work.models)) if model is None else (None, model)
+    chosen = [(key, operand) for key, operand in work.operands.items() if key[0] in asked and key[1] in of_models]
+    inputs = tuple(_input(key, operand, model) for key, operand in chosen)
+    numbers = {name: _own(value, model) for name, value in values.items() if name in asked}
+    loop = Loop(
+        element=function,
+        functions=tuple((name, f) for name, f in functions.items() if name in asked),
+        inputs=inputs,
+        values=tuple((name, len(v) if isinstance(v, tuple) else 0) for name, v in sorted(numbers.items())),
+        models=work.models if model is None else 1,
+        compute=work.compute,
+        output=output,
+        note=note.happens if note else None,
+    )
+    return Bound(compiled(loop), _read(chosen), packed(loop, numbers), end)
+
+
+def arguments(*functions: Scalar) -> set[str]:
+    """The names that scalar functions ask for."""
+    return {name for function in functions for name in inspect.signature(function).parameters}
+
+
+def _input(key: Key, operand: Operand, model: int | None) -> Input:
+    return Input(key[0], None if model is not None else key[1], operand.dtype)
+
+
+def _own(value: float | tuple[float, ...], model: int | None) -> float | tuple[float, ...]:
+    return value[model] if isinstance(value, tuple) and model is not None else value
+
+
+def _read(chosen: list[tuple[Key, Operand]]) -> tuple[Operand, ...]:
+    return tuple(operand for _, operand in chosen if operand.checkpoint)

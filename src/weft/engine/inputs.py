@@ -1,0 +1,91 @@
+"""All checkpoints of a merge, opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.opening import open_checkpoint
+from weft.errors import InputError, Problem
+from weft.recipes.schema import Recipe
+
+
+@dataclass
+class Inputs:
+    """The base, the models and, as they are asked for, the tensors that stand beside them.
+
+    Attributes:
+        names: the models' names.
+        models: their checkpoints, in order.
+        base: the base's checkpoint, if the recipe has one.
+        folder: what relative paths are relative to.
+    """
+
+    names: tuple[str, ...]
+    models: list[Checkpoint]
+    base: Checkpoint | None
+    folder: Path
+    _auxiliary: dict[int, tuple[Any, Checkpoint]] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> Checkpoint:
+        """The checkpoint that lends order, number formats, config and tokenizer: the base, else the first model."""
+        return self.base or self.models[0]
+
+    def all(self) -> Iterator[tuple[str, Checkpoint]]:
+        """Every checkpoint that is merged, the reference first, with what to call it."""
+        if self.base:
+            yield "base", self.base
+        yield from zip((f"model {name!r}" for name in self.names), self.models, strict=True)
+
+    def called(self, name: str) -> Checkpoint:
+        """The checkpoint that a rule calls `name`."""
+        if name == "base" and self.base:
+            return self.base
+        return self.models[self.names.index(name)]
+
+    def auxiliary(self, source: Any, label: str) -> Checkpoint:
+        """The tensors beside the checkpoints, such as a Fisher; each source is opened once."""
+        if id(source) not in self._auxiliary:
+            self._auxiliary[id(source)] = (source, open_checkpoint(_located(source, self.folder), label))
+        return self._auxiliary[id(source)][1]
+
+    def auxiliaries(self) -> list[Checkpoint]:
+        """Those opened so far."""
+        return [checkpoint for _, checkpoint in self._auxiliary.values()]
+
+    def close(self) -> None:
+        """Release all files."""
+        for checkpoint in (*(c for _, c in self.all()), *self.auxiliaries()):
+            checkpoint.close()
+
+
+def open_inputs(recipe: Recipe) -> Inputs:
+    """Open every checkpoint of a recipe.
+
+    Raises:
+        InputError: with a problem for each that cannot be opened.
+    """
+    sources = {"base": recipe.base} if recipe.base is not None else {}
+    sources |= {f"model {name!r}": entry.path for name, entry in zip(recipe.names, recipe.models, strict=True)}
+    opened: dict[str, Checkpoint] = {}
+    problems: list[Problem] = []
+    for label, source in sources.items():
+        try:
+            opened[label] = open_checkpoint(_located(source, recipe.folder), label)
+        except InputError as error:
+            problems += [Problem(f"{label}: {p.what}", p.remedy) for p in error.problems]
+    if problems:
+        for checkpoint in opened.values():
+            checkpoint.close()
+        raise InputError(problems)
+    base = opened.pop("base", None)
+    return Inputs(recipe.names, list(opened.values()), base, recipe.folder)
+
+
+def _located(source: Any, folder: Path) -> Any:
+    return folder / Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else source

@@ -1,0 +1,289 @@
+"""The two ways to merge: in memory, and on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.companions import copy_companions
+from weft.checkpoints.layout import Layout, lay_out
+from weft.checkpoints.output import MemorySink
+from weft.checkpoints.safetensors import SafetensorsCheckpoint
+from weft.checkpoints.staging import RECORD, staging
+from weft.engine.executing import execute
+from weft.engine.inputs import Inputs, open_inputs
+from weft.engine.planning import Plan, make_plan
+from weft.engine.progress import Progress
+from weft.engine.settings import Settings, budget
+from weft.errors import InputError
+from weft.kernels.dtypes import BY_NAME
+from weft.recipes.loading import load_recipe, make_recipe
+from weft.recipes.schema import Recipe, parse_size
+
+RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a merge on disk did.
+
+    Attributes:
+        output: the folder or file.
+        method: the recipe's method.
+        merged, copied, dropped: numbers of tensors.
+        read_bytes, write_bytes: one reading of all inputs, and the output's tensors.
+        files: names of the files that hold tensors.
+        seconds: from the opened inputs to the committed output.
+        warnings: everything that was warned of.
+    """
+
+    output: Path
+    method: str
+    merged: int
+    copied: int
+    dropped: int
+    read_bytes: int
+    write_bytes: int
+    files: tuple[str, ...]
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def merge(
+    models: Sequence[Any] | Mapping[str, Any],
+    *,
+    base: Any = None,
+    method: str = "linear",
+    rules: Sequence[Mapping[str, Any]] = (),
+    dtype: str | None = None,
+    memory: int | str = "2GiB",
+    workers: int = 0,
+    progress: Progress | None = None,
+    **parameters: Any,
+) -> dict[str, Any]:
+    """Merge models and return the tensors.
+
+    Args:
+        models: state dicts (of torch tensors or numpy arrays), modules or paths; as a map, `{name: model}`.
+        base: the pretrained model, for methods that work on task vectors.
+        method: see `weft.methods()`.
+        rules: over tensor names, as in a recipe.
+        dtype: the output's number format; by default the base's, or the first model's, tensor by tensor.
+        memory: bytes for tiles and tables beside the models and the result.
+        workers: threads; 0 for one per core.
+        progress: is told what happens.
+        **parameters: the method's own; a per-model one is a value, a list in the models' order, or a map by name.
+
+    Returns:
+        Names to tensors: numpy arrays if all that was given are numpy arrays, else torch tensors. Inputs are not
+        changed. Tensors that were tied are one object.
+
+    Raises:
+        InputError: for anything that does not fit, naming it.
+
+    Example:
+        >>> import numpy as np
+        >>> merge([{"w": np.array([1.0])}, {"w": np.array([3.0])}])["w"]
+        array([2.])
+    """
+    progress = progress or Progress()
+    recipe = _recipe_in_memory(models, base, method, rules, dtype, parameters)
+    with _opened(recipe) as inputs:
+        plan = make_plan(recipe, inputs)
+        _warn(plan, progress)
+        as_torch = any(isinstance(c, SafetensorsCheckpoint) or getattr(c, "holds_torch", False) for _, c in inputs.all())
+        sink = MemorySink(plan.outputs, {a: item.spec.name for item in plan.items for a in item.aliases}, as_torch)
+        progress.phase("merging", plan.read_bytes + plan.write_bytes)
+        execute(plan, budget(Settings(_bytes(memory), workers), plan.items), sink, progress)
+    return sink.tensors()
+
+
+def merge_to(
+    recipe: RecipeLike,
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    memory: int | str = "2GiB",
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Merge on disk, streaming: memory stays within the budget whatever the size of the models.
+
+    Args:
+        recipe: the path of a YAML file, a map with the same keys, or a `Recipe`.
+        output: the folder that shall appear, complete or not at all; or the path of one `.safetensors` file.
+        overwrite: replace an output that exists.
+        memory: bytes for tiles, tables and input kept between passes; the interpreter comes on top.
+        workers: threads; 0 for one per core.
+        progress: is told what happens.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: for anything that does not fit, before anything is written.
+        MergeError: if reading or writing failed; the output does not exist then.
+    """
+    progress = progress or Progress()
+    recipe = _recipe(recipe)
+    target = Path(output).expanduser()
+    began = time.monotonic()
+    with _opened(recipe) as inputs:
+        _check_target(target, inputs, overwrite)
+        plan = make_plan(recipe, inputs)
+        layout = _laid_out(plan, recipe, inputs, target)
+        divided = budget(Settings(_bytes(memory), workers), plan.items)
+        _check_space(target, layout)
+        warnings = _warn(plan, progress)
+        with staging(target, layout) as area:
+            progress.phase("merging", plan.read_bytes + plan.write_bytes)
+            execute(plan, divided, area, _Heard(progress, warnings))
+            progress.phase("writing to disk", 0)
+            if target.suffix != ".safetensors":
+                _accompany(area.folder, recipe, inputs)
+            area.commit(overwrite)
+    return Report(
+        output=target,
+        method=recipe.method,
+        merged=sum(1 + len(work.aliases) for work in plan.works),
+        copied=sum(1 + len(copied.aliases) for copied in plan.copies),
+        dropped=len(plan.dropped),
+        read_bytes=plan.read_bytes,
+        write_bytes=plan.write_bytes,
+        files=tuple(shard.name for shard in layout.shards),
+        seconds=time.monotonic() - began,
+        warnings=tuple(warnings),
+    )
+
+
+class _Heard(Progress):
+    """Passes everything on, and remembers the warnings."""
+
+    def __init__(self, inner: Progress, warnings: list[str]) -> None:
+        self._inner = inner
+        self._warnings = warnings
+        self.advance = inner.advance  # type: ignore[method-assign]
+        self.phase = inner.phase  # type: ignore[method-assign]
+        self.message = inner.message  # type: ignore[method-assign]
+
+    def warning(self, text: str) -> None:
+        self._warnings.append(text)
+        self._inner.warning(text)
+
+
+def _recipe(recipe: RecipeLike) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, Mapping):
+        return make_recipe(dict(recipe))
+    return load_recipe(Path(recipe))
+
+
+def _recipe_in_memory(
+    models: Sequence[Any] | Mapping[str, Any],
+    base: Any,
+    method: str,
+    rules: Sequence[Mapping[str, Any]],
+    dtype: str | None,
+    parameters: Mapping[str, Any],
+) -> Recipe:
+    if isinstance(models, Mapping):
+        entries = [{"path": model, "name": name} for name, model in models.items()]
+    else:
+        entries = [{"path": model} for model in models]
+    parts = {"method": method, "base": base, "models": entries, "rules": rules, "parameters": parameters}
+    return make_recipe({**parts, "output": {"dtype": dtype}})
+
+
+@contextmanager
+def _opened(recipe: Recipe) -> Iterator[Inputs]:
+    inputs = open_inputs(recipe)
+    try:
+        yield inputs
+    finally:
+        inputs.close()
+
+
+def _bytes(memory: int | str) -> int:
+    try:
+        return parse_size(memory)
+    except ValueError as error:
+        raise InputError(f"memory: {error}") from None
+
+
+def _warn(plan: Plan, progress: Progress) -> list[str]:
+    for text in plan.warnings:
+        progress.warning(text)
+    return list(plan.warnings)
+
+
+def _laid_out(plan: Plan, recipe: Recipe, inputs: Inputs, target: Path) -> Layout:
+    metadata = {"format": "pt"} | dict(inputs.reference.metadata)
+    if target.suffix == ".safetensors":
+        return lay_out(plan.outputs, target.stem, plan.write_bytes + 1, metadata)
+    stem = inputs.reference.stem if isinstance(inputs.reference, SafetensorsCheckpoint) else "model"
+    return lay_out(plan.outputs, stem, recipe.output.shard_size, metadata)
+
+
+def _check_target(target: Path, inputs: Inputs, overwrite: bool) -> None:
+    """Never an input; an existing output only if that was asked for, and only if it looks like a model."""
+    place = target.resolve()
+    for label, checkpoint in inputs.all():
+        if checkpoint.path and (place == checkpoint.path.resolve() or place in checkpoint.path.resolve().parents):
+            raise InputError(f"the output {target} is or contains the input {label} ({checkpoint.path})", "choose another output")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{target} exists", "choose another output, or replace it with --overwrite (overwrite=True)")
+    if target.is_dir() and any(target.iterdir()) and not any(target.glob("*.safetensors")):
+        raise InputError(f"{target} does not look like a model: it holds no safetensors file", "remove it yourself if you mean it")
+
+
+def _check_space(target: Path, layout: Layout) -> None:
+    existing = next(p for p in (target.parent, *target.resolve().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if layout.size > free:
+        what = f"the output needs {layout.size / 1e9:.2f} GB, but {existing.resolve()} has {free / 1e9:.2f} GB free"
+        raise InputError(what, "free some space, or choose an output on another disk")
+
+
+def _accompany(folder: Path, recipe: Recipe, inputs: Inputs) -> None:
+    """Config, tokenizer and the like from the base, and the recipe."""
+    reference: Checkpoint = inputs.reference
+    if reference.path and reference.path.is_dir():
+        copy_companions(reference.path, folder, BY_NAME[recipe.output.dtype] if recipe.output.dtype else None)
+    (folder / RECORD).write_text(_written_down(recipe), "utf-8")
+
+
+def _written_down(recipe: Recipe) -> str:
+    """The recipe as YAML, with every default spelled out and in-memory inputs named as such."""
+    parts = recipe.model_dump(mode="python")
+    parts["models"] = [{"name": n, **m} for n, m in zip(recipe.names, _without_names(parts["models"]), strict=True)]
+    return yaml.safe_dump(_plain(parts), sort_keys=False, allow_unicode=True)
+
+
+def _without_names(models: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    return ({key: value for key, value in model.items() if key != "name"} for model in models)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping) and any(hasattr(v, "shape") for v in value.values()):
+        return "(tensors in memory)"
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return os.fspath(value) if isinstance(value, os.PathLike) else f"({type(value).__name__} in memory)"
+
+

@@ -1,0 +1,294 @@
+"""What will happen to every tensor, decided from headers; every problem is found here, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
+from weft.engine.inputs import Inputs
+from weft.engine.tied import same_numbers, tied_groups
+from weft.engine.work import Copied, Key, Operand, Work
+from weft.errors import InputError, Problem, listed, nearest
+from weft.kernels.dtypes import BY_NAME, DType, Kind, compute_dtype
+from weft.kernels.element import element
+from weft.methods.method import Method, Program
+from weft.recipes.resolving import Action, Drop, Merge, Resolver, Use
+from weft.recipes.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be computed and copied.
+
+    Attributes:
+        works, copies: the output's tensors.
+        outputs: all names of the output, in order.
+        dropped: tensors that a rule leaves out.
+        warnings: what a person should know before.
+    """
+
+    works: tuple[Work, ...]
+    copies: tuple[Copied, ...]
+    outputs: tuple[TensorSpec, ...]
+    dropped: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def items(self) -> tuple[Work | Copied, ...]:
+        """Works and copies."""
+        return (*self.works, *self.copies)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of input in one reading of everything that is merged or copied."""
+        read = [operand.spec.nbytes for work in self.works for operand in work.operands.values() if operand.spec]
+        return sum(read) + sum(copied.spec.nbytes for copied in self.copies)
+
+    @property
+    def write_bytes(self) -> int:
+        """Bytes of output tensors."""
+        return sum(spec.nbytes for spec in self.outputs)
+
+
+@element
+def converted(tuned: tuple[float, ...]) -> float:
+    """One parameter of one model, stored in another number format."""
+    return tuned[0]
+
+
+class _Fault(Exception):
+    """A tensor cannot be planned."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.problem = Problem(what, remedy)
+
+
+def make_plan(recipe: Recipe, inputs: Inputs) -> Plan:
+    """Plan a merge.
+
+    Args:
+        recipe: what is wanted.
+        inputs: its checkpoints, opened.
+
+    Raises:
+        InputError: with every problem found: tensors that are missing, have another shape or format, or belong to
+            integer buffers that differ; statistics that do not fit; a base that a method lacks.
+    """
+    return _Planner(recipe, inputs).plan()
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
+        self._recipe = recipe
+        self._inputs = inputs
+        self._resolver = Resolver(recipe)
+        self._programs: dict[int, Program] = {}
+        self._problems: list[Problem] = []
+
+    def plan(self) -> Plan:
+        self._check_bases()
+        origin, problems = tied_groups(self._inputs)
+        self._problems += problems
+        items: list[Work | Copied] = []
+        dropped: list[str] = []
+        for names, action in self._groups(origin):
+            if isinstance(action, Drop):
+                dropped.extend(names)
+                continue
+            try:
+                items.append(self._item(names, action))
+            except _Fault as fault:
+                self._problems.append(fault.problem)
+        if self._problems:
+            raise InputError(_summarised(self._problems))
+        if not items:
+            raise InputError("nothing is left to merge: the rules drop every tensor", "keep at least one")
+        return self._assembled(items, dropped)
+
+    def _check_bases(self) -> None:
+        for used in self._resolver.methods():
+            if used.needs_base and self._inputs.base is None:
+                self._problems.append(Problem(f"method {used.name} needs a base model", "add `base:` (on the command line -b)"))
+
+    def _names(self) -> Iterator[str]:
+        """All tensor names of all inputs, each once, the reference's first and in its order."""
+        return iter(dict.fromkeys(name for _, c in self._inputs.all() for name in c.tensors))
+
+    def _groups(self, origin: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], Action]]:
+        """Names that are one tensor and are treated alike, with what is done with them."""
+        members: dict[str, list[str]] = {}
+        for name in self._names():
+            members.setdefault(origin.get(name, name), []).append(name)
+        for names in members.values():
+            alike: dict[int, tuple[Action, list[str]]] = {}
+            for name in names:
+                action = self._resolver.action(name)
+                alike.setdefault(id(action), (action, []))[1].append(name)
+            kept = [action for action, _ in alike.values() if not isinstance(action, Drop)]
+            if len(kept) > 1:
+                what = f"tensors {listed(names)} are one tensor, but the rules treat them differently"
+                self._problems.append(Problem(what, "write one rule that matches all of them"))
+            for action, together in alike.values():
+                yield tuple(together), action
+
+    def _item(self, names: tuple[str, ...], action: Use | Merge) -> Work | Copied:
+        if isinstance(action, Use):
+            return self._used(names, action)
+        return self._merged(names, action.method)
+
+    def _used(self, names: tuple[str, ...], action: Use) -> Work | Copied:
+        checkpoint = self._inputs.called(action.source)
+        operand = _operand(checkpoint, names)
+        if operand is None or operand.spec is None:
+            near = nearest(names[0], checkpoint.tensors)
+            raise _Fault(f"tensor {names[0]!r}: a rule says use: {action.source}, but {checkpoint.label} does not have it", near)
+        return self._copied(names, operand, operand.spec)
+
+    def _copied(self, names: tuple[str, ...], operand: Operand, spec: TensorSpec) -> Work | Copied:
+        wanted = self._output_dtype(spec.dtype)
+        output = TensorSpec(names[0], wanted, spec.shape)
+        if wanted == spec.dtype:
+            return Copied(output, operand, names[1:])
+        one: dict[Key, Operand] = {("tuned", 0): operand}
+        return Work(output, Program(converted), None, one, 1, compute_dtype([spec.dtype]), names[1:])
+
+    def _output_dtype(self, stored: DType) -> DType:
+        chosen = self._recipe.output.dtype
+        return BY_NAME[chosen] if chosen and stored.kind is Kind.FLOAT else stored
+
+    def _merged(self, names: tuple[str, ...], method: Method) -> Work | Copied:
+        program = self._program(method)
+        holders = self._holders(names, method)
+        found = {label: operand for label, (_, operand) in holders.items() if operand}
+        self._check_alike(names[0], holders, found)
+        lender = found.get("base") or next(iter(found.values()))
+        spec = lender.spec
+        assert spec is not None
+        if spec.dtype.kind is Kind.EXACT:
+            return self._passed_through(names, found)
+        operands: dict[Key, Operand] = {("base", None): found["base"]} if "base" in found else {}
+        models = [operand for label, operand in found.items() if label != "base"]
+        operands.update({("tuned", i): operand for i, operand in enumerate(models)})
+        compute = compute_dtype([operand.dtype for operand in operands.values() if operand.dtype])
+        operands.update(self._auxiliary_operands(names, spec, program))
+        output = TensorSpec(self._output_names(names)[0], self._output_dtype(spec.dtype), spec.shape)
+        return Work(output, program, method, operands, len(models), compute, self._output_names(names)[1:])
+
+    def _program(self, method: Method) -> Program:
+        if id(method) not in self._programs:
+            self._programs[id(method)] = method.program()
+        return self._programs[id(method)]
+
+    def _output_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Of the names of one tensor, those that the reference has; all, if it has none of them."""
+        return tuple(n for n in names if n in self._inputs.reference.tensors) or names
+
+    def _holders(self, names: tuple[str, ...], method: Method) -> dict[str, tuple[Checkpoint, Operand | None]]:
+        """Every input that the method merges, with its tensor."""
+        holders = {}
+        for label, checkpoint in self._inputs.all():
+            operand = _operand(checkpoint, names)
+            if label != "base" or method.needs_base or operand:
+                holders[label] = (checkpoint, operand)
+        return holders
+
+    def _check_alike(
+        self, name: str, holders: Mapping[str, tuple[Checkpoint, Operand | None]], found: Mapping[str, Operand]
+    ) -> None:
+        missing = [label for label in holders if label not in found]
+        if missing:
+            have = ", ".join(found)
+            near = nearest(name, holders[missing[0]][0].tensors.keys() - {name})
+            lacking = ", ".join(f"{label} ({holders[label][0].label})" for label in missing)
+            remedy = "add a rule for it: `use: base`, `use: <model>` or `use: drop`"
+            raise _Fault(f"tensor {name!r} is in {have} but missing from {lacking}", f"{remedy}; {near}" if near else remedy)
+        first_label, first = next(iter(found.items()))
+        for label, operand in found.items():
+            _check_pair(name, (first_label, first), (label, operand))
+
+    def _passed_through(self, names: tuple[str, ...], found: Mapping[str, Operand]) -> Work | Copied:
+        first_label, first = next(iter(found.items()))
+        assert first.checkpoint and first.spec
+        for label, operand in found.items():
+            assert operand.checkpoint and operand.spec
+            if not same_numbers(first.checkpoint, first.spec.name, operand.checkpoint, operand.spec.name):
+                raise _Fault(
+                    f"tensor {names[0]!r} ({first.spec}) is not a float and differs between {first_label} "
+                    f"({first.checkpoint.file_of(first.spec.name)}) and {label} ({operand.checkpoint.file_of(operand.spec.name)})",
+                    "integers cannot be merged: add a rule with `use: base` or `use: <model>`",
+                )
+        return self._copied(self._output_names(names), first, first.spec)
+
+    def _auxiliary_operands(self, names: tuple[str, ...], spec: TensorSpec, program: Program) -> dict[Key, Operand]:
+        operands: dict[Key, Operand] = {}
+        for argument, sources in program.auxiliary.items():
+            per_model = isinstance(sources, tuple)
+            for i, source in enumerate(sources if per_model else (sources,)):
+                of = f"{argument} of model {self._inputs.names[i]!r}" if per_model else argument
+                operands[argument, i if per_model else None] = self._auxiliary(names, spec, source, of)
+        return operands
+
+    def _auxiliary(self, names: tuple[str, ...], spec: TensorSpec, source: Any, of: str) -> Operand:
+        if source is None:
+            return Operand()
+        try:
+            checkpoint = self._inputs.auxiliary(source, of)
+        except InputError as error:
+            raise _Fault(f"{of}: {error.problems[0].what}", error.problems[0].remedy) from None
+        operand = _operand(checkpoint, names)
+        where = f"{of} ({checkpoint.label})"
+        if operand is None or operand.spec is None:
+            near = nearest(names[0], checkpoint.tensors)
+            remedy = "measure it for this model, or add a rule that merges or copies this tensor otherwise"
+            raise _Fault(f"{where} has no tensor {names[0]!r}", f"{remedy}; {near}" if near else remedy)
+        if operand.spec.shape != spec.shape or operand.spec.dtype.kind is not Kind.FLOAT:
+            raise _Fault(f"{where}: tensor {names[0]!r} is {operand.spec}, the models have {spec}", "it belongs to another model")
+        return operand
+
+    def _assembled(self, items: list[Work | Copied], dropped: list[str]) -> Plan:
+        place = {name: k for k, name in enumerate(self._names())}
+        outputs = [replace(item.spec, name=name) for item in items for name in (item.spec.name, *item.aliases)]
+        outputs.sort(key=lambda spec: place[spec.name])
+        warnings = [f"rule {patterns!r} matched no tensor" for patterns in self._resolver.unused_rules()]
+        works = tuple(item for item in items if isinstance(item, Work))
+        copies = tuple(item for item in items if isinstance(item, Copied))
+        return Plan(works, copies, tuple(outputs), tuple(dropped), tuple(warnings))
+
+
+def _operand(checkpoint: Checkpoint, names: Iterable[str]) -> Operand | None:
+    """The tensor of this checkpoint that goes by one of these names."""
+    found = next((name for name in names if name in checkpoint.tensors), None)
+    return Operand(checkpoint, checkpoint.tensors[found]) if found is not None else None
+
+
+def _check_pair(name: str, first: tuple[str, Operand], second: tuple[str, Operand]) -> None:
+    (label_a, a), (label_b, b) = first, second
+    assert a.spec and b.spec and a.checkpoint and b.checkpoint
+    files = f"{a.checkpoint.file_of(a.spec.name)} and {b.checkpoint.file_of(b.spec.name)}"
+    if a.spec.shape != b.spec.shape:
+        raise _Fault(
+            f"tensor {name!r} has shape {list(a.spec.shape)} in {label_a} but {list(b.spec.shape)} in {label_b} ({files})",
+            "merge models of one architecture, or add a rule with `use:` for this tensor",
+        )
+    if a.spec.dtype.kind is Kind.OPAQUE or b.spec.dtype.kind is Kind.OPAQUE:
+        opaque = a if a.spec.dtype.kind is Kind.OPAQUE else b
+        raise _Fault(
+            f"tensor {name!r} is {opaque.dtype} in {files}; its codes cannot be averaged",
+            "convert the model to bfloat16 first, or add a rule with `use:`",
+        )
+    both_exact = a.spec.dtype.kind is b.spec.dtype.kind is Kind.EXACT
+    if a.spec.dtype.kind is not b.spec.dtype.kind or (both_exact and a.dtype != b.dtype):
+        raise _Fault(
+            f"tensor {name!r} is {a.dtype} in {label_a} but {b.dtype} in {label_b} ({files})",
+            "save both in one format, or add a rule with `use:`",
+        )
+
+
+def _summarised(problems: list[Problem], most: int = 20) -> list[Problem]:
+    """The first problems, and how many more there are: a model of another architecture differs in every tensor."""
+    if len(problems) <= most:
+        return problems
+    return [*problems[:most], Problem(f"and {len(problems) - most} more of this kind")]

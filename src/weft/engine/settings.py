@@ -1,0 +1,83 @@
+"""How much memory and how many workers, and what follows from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from weft.engine.work import Copied, Work
+from weft.errors import InputError
+from weft.kernels.folds import BINS, BLOCK
+
+_LONGEST_TILE = 16 * BLOCK
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Knobs that change how fast a merge runs, never what it computes.
+
+    Attributes:
+        memory: bytes for tiles, tables and what is kept between passes.
+        workers: threads; 0 means one for each core that this process may use.
+        tile: elements of a tile, for tests; 0 means as the memory allows.
+    """
+
+    memory: int = 2 * 2**30
+    workers: int = 0
+    tile: int = 0
+
+    @property
+    def threads(self) -> int:
+        """The number of workers."""
+        if self.workers:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How the memory is divided.
+
+    Attributes:
+        tile: elements of a tile, a multiple of the canonical block.
+        resident: bytes of input that may be kept from one pass to the next.
+        threads: workers.
+    """
+
+    tile: int
+    resident: int
+    threads: int
+
+
+def budget(settings: Settings, items: Iterable[Work | Copied]) -> Budget:
+    """Divide the memory among workers' tiles, selection tables and resident input.
+
+    Raises:
+        InputError: if the smallest tile of every worker does not fit, with the figure that would do.
+    """
+    items = list(items)
+    threads = settings.threads
+    width = max((_bytes_per_element(item) for item in items), default=1)
+    tables = max((_table_bytes(item) for item in items), default=0) * (threads + 1)
+    least = tables + threads * width * BLOCK
+    if least > settings.memory:
+        raise InputError(
+            f"--memory {settings.memory / 1e6:.0f} MB is too small: {threads} workers need {least / 1e6:.0f} MB",
+            "allow more memory or fewer workers",
+        )
+    affordable = (settings.memory - tables) // (2 * threads * width) // BLOCK * BLOCK
+    tile = settings.tile or min(max(affordable, BLOCK), _LONGEST_TILE)
+    tile = max(tile // BLOCK, 1) * BLOCK
+    return Budget(tile, max(settings.memory - tables - threads * width * tile, 0), threads)
+
+
+def _bytes_per_element(item: Work | Copied) -> int:
+    if isinstance(item, Copied):
+        return item.spec.dtype.itemsize
+    inputs = sum(operand.dtype.itemsize for operand in item.operands.values() if operand.dtype)
+    return inputs + item.spec.dtype.itemsize + 3 * item.compute.itemsize
+
+
+def _table_bytes(item: Work | Copied) -> int:
+    return 2 * 8 * BINS * item.models if isinstance(item, Work) and item.program.statistics else 0

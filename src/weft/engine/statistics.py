@@ -1,0 +1,198 @@
+"""Passes that produce the few numbers a method must know about a whole scope before it can compute one parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from weft.checkpoints.checkpoint import Array
+from weft.engine.binding import Bound, Values, arguments, bind
+from weft.engine.reading import Buffers, Reader
+from weft.engine.runner import Runner
+from weft.engine.work import Tile, Work, tiles
+from weft.kernels.element import Scalar
+from weft.kernels.folds import BLOCK, block_sums
+from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tables
+from weft.methods.method import Rank, Share, Statistic, Total
+
+Slot = int | None
+"""Which model a number belongs to; None: to all together."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The tensors that a statistic is about, and how to run over them.
+
+    Attributes:
+        works: the tensors; tied ones once.
+        reader, runner: how they are read, and by how many threads.
+        tile: elements of a tile.
+    """
+
+    works: Sequence[Work]
+    reader: Reader
+    runner: Runner
+    tile: int
+
+    @property
+    def count(self) -> int:
+        """Number of parameters."""
+        return sum(work.spec.size for work in self.works)
+
+    def end_of(self, work: Work) -> int:
+        """Index of the scope's last parameter if it lies in this tensor, else -1. Tensors are in order of name."""
+        return work.spec.size - 1 if work is self._last else -1
+
+    @cached_property
+    def _last(self) -> Work:
+        return max(self.works, key=lambda work: work.spec.name)
+
+    def tiles(self) -> Iterator[Tile]:
+        """All of it, in pieces."""
+        for work in self.works:
+            yield from tiles(work, self.tile)
+
+
+def settle(scope: Scope) -> dict[Work, Values]:
+    """All numbers that the scope's scalar functions may ask for: parameters, and the statistics computed here.
+
+    Tensors may differ in the numbers of their parameters, and even in options that choose functions: every statistic
+    then runs over the whole scope with the functions of the one that asks, and each tensor's own numbers.
+    """
+    settled: dict[Work, Values] = {}
+    known: dict[Any, dict[Work, Values]] = {(): {work: dict(work.program.values) for work in scope.works}}
+    for work in scope.works:
+        done: tuple[Any, ...] = ()
+        for statistic in work.program.statistics:
+            before = known[done]
+            done = (*done, statistic, *_chosen(statistic, work.program.functions))
+            if done not in known:
+                results = _Pass(scope, statistic, dict(work.program.functions), before).results()
+                known[done] = {w: {**before[w], statistic.name: results[w]} for w in scope.works}
+        settled[work] = known[done][work]
+    return settled
+
+
+def _chosen(statistic: Statistic, functions: Mapping[str, Scalar]) -> Iterator[Scalar]:
+    asked = arguments(statistic.expression)
+    return (function for name, function in functions.items() if name in asked)
+
+
+@dataclass
+class _Worker:
+    """What one thread holds during a pass."""
+
+    buffers: Buffers = field(default_factory=Buffers)
+    tables: dict[Slot, Tables] = field(default_factory=dict)
+
+
+class _Pass:
+    """One statistic over one scope."""
+
+    def __init__(
+        self, scope: Scope, statistic: Statistic, functions: Mapping[str, Scalar], values: Mapping[Work, Values]
+    ) -> None:
+        self._scope = scope
+        self._statistic = statistic
+        self._functions = functions
+        self._values = values
+        models = scope.works[0].models
+        self._slots: list[Slot] = list(range(models)) if statistic.each else [None]
+        self._known = {slot: figure for slot in self._slots if (figure := self._told(slot)) is not None}
+        self._asked = [slot for slot in self._slots if slot not in self._known]
+        self._bound = {work: {slot: self._bind(work, slot) for slot in self._asked} for work in scope.works}
+
+    def results(self) -> dict[Work, float | tuple[float, ...]]:
+        """For each tensor its number, or one for each model."""
+        found = self._measured() if self._asked else {}
+        rows = {
+            work: tuple(self._known.get(slot, found.get((work, slot), 0.0)) for slot in self._slots) for work in self._scope.works
+        }
+        return {work: row if self._statistic.each else row[0] for work, row in rows.items()}
+
+    def _measured(self) -> dict[tuple[Work, Slot], float]:
+        fold = self._statistic.fold
+        if isinstance(fold, Total):
+            return self._totals(fold)
+        return self._selected(fold)
+
+    def _told(self, slot: Slot) -> float | None:
+        """The figure in the metadata of an auxiliary file, where the statistic may be known from there."""
+        if self._statistic.known is None:
+            return None
+        argument, key = self._statistic.known
+        checkpoint = self._scope.works[0].operands[argument, slot].checkpoint
+        told = checkpoint.metadata.get(key) if checkpoint else None
+        return float(told) if told is not None else None
+
+    def _bind(self, work: Work, slot: Slot) -> Bound:
+        expression, end = self._statistic.expression, self._scope.end_of(work)
+        return bind(work, expression, self._functions, self._values[work], work.compute, end, model=slot)
+
+    def _evaluate(self, worker: _Worker, tile: Tile, slot: Slot) -> Array:
+        assert isinstance(tile.item, Work)
+        out = worker.buffers.typed("expression", tile.stop - tile.start, tile.item.compute.storage)
+        self._bound[tile.item][slot](tile, out, self._scope.reader, worker.buffers, keep=True)
+        return out
+
+    def _totals(self, fold: Total) -> dict[tuple[Work, Slot], float]:
+        blocks = {work: -(-work.spec.size // BLOCK) for work in self._scope.works}
+        sums = {(work, slot): np.zeros(blocks[work]) for work in self._scope.works for slot in self._asked}
+
+        def step(worker: _Worker, tile: Tile) -> None:
+            for slot in self._asked:
+                assert isinstance(tile.item, Work)
+                partial = block_sums(self._evaluate(worker, tile, slot))
+                first = tile.start // BLOCK
+                sums[tile.item, slot][first : first + len(partial)] = partial
+
+        self._scope.runner.run(self._scope.tiles(), _Worker, step)
+        totals = {slot: math.fsum(_flat(sums[work, slot] for work in self._scope.works)) for slot in self._asked}
+        return {
+            (work, slot): fold.finish(totals[slot], self._scope.count, *self._parameter(work, slot, fold.by))
+            for work in self._scope.works
+            for slot in self._asked
+        }
+
+    def _selected(self, fold: Rank | Share) -> dict[tuple[Work, Slot], float]:
+        targets = {(work, slot): self._target(fold, work, slot) for work in self._scope.works for slot in self._asked}
+        kind = RankSelection if isinstance(fold, Rank) else ShareSelection
+        compute = self._scope.works[0].compute
+        selections: dict[Slot, Selection] = {
+            slot: kind({target for (_, s), target in targets.items() if s == slot}, compute) for slot in self._asked
+        }
+        while unfinished := {slot: s for slot, s in selections.items() if not s.done}:
+            self._count(unfinished)
+        return {(work, slot): selections[slot].result(target) for (work, slot), target in targets.items()}
+
+    def _count(self, selections: Mapping[Slot, Selection]) -> None:
+        def start() -> _Worker:
+            return _Worker(tables={slot: selection.tables() for slot, selection in selections.items()})
+
+        def step(worker: _Worker, tile: Tile) -> None:
+            for slot, selection in selections.items():
+                selection.add(self._evaluate(worker, tile, slot), worker.tables[slot])
+
+        workers = self._scope.runner.run(self._scope.tiles(), start, step)
+        for slot, selection in selections.items():
+            selection.advance([worker.tables[slot] for worker in workers])
+
+    def _target(self, fold: Rank | Share, work: Work, slot: Slot) -> float:
+        (value,) = self._parameter(work, slot, fold.by)
+        return float(fold.rank(self._scope.count, value)) if isinstance(fold, Rank) else value
+
+    def _parameter(self, work: Work, slot: Slot, name: str) -> tuple[float, ...]:
+        if not name:
+            return ()
+        value = getattr(work.method, name)
+        return (value[slot],) if isinstance(value, tuple) else (value,)
+
+
+def _flat(arrays: Iterable[Array]) -> Iterator[float]:
+    for array in arrays:
+        yield from array.tolist()

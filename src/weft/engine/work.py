@@ -1,0 +1,73 @@
+"""The nouns of the engine: what is read, what is computed, what is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
+from weft.kernels.dtypes import DType
+from weft.methods.method import Method, Program
+
+Key = tuple[str, int | None]
+"""Which argument of a scalar function, and for which model (None: one for all)."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One tensor of one input; without a checkpoint, the constant 1."""
+
+    checkpoint: Checkpoint | None = None
+    spec: TensorSpec | None = None
+
+    @property
+    def dtype(self) -> DType | None:
+        """How it is stored."""
+        return self.spec.dtype if self.spec else None
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """One output tensor that is computed.
+
+    Attributes:
+        spec: the output.
+        program: how.
+        method: the method's settled parameters; None for a mere change of number format.
+        operands: what can be read, by argument and model.
+        models: how many models are merged.
+        compute: the precision of the arithmetic.
+        aliases: other names in the output that are this same tensor.
+    """
+
+    spec: TensorSpec
+    program: Program
+    method: Method | None
+    operands: Mapping[Key, Operand]
+    models: int
+    compute: DType
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """One output tensor whose bytes are taken as they are."""
+
+    spec: TensorSpec
+    operand: Operand
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A range of one output tensor."""
+
+    item: Work | Copied
+    start: int
+    stop: int
+
+
+def tiles(item: Work | Copied, length: int) -> Iterator[Tile]:
+    """A tensor cut into ranges of at most `length` elements."""
+    for start in range(0, item.spec.size, length):
+        yield Tile(item, start, min(start + length, item.spec.size))

@@ -1,0 +1,77 @@
+"""The two ways a merge can end badly, and how problems are worded.
+
+`InputError` is the user's to mend: a typo, a missing file, shapes that differ. It is raised before anything is
+written and lists *every* problem found. `MergeError` is the world's doing: a read that failed, a disk that filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class WeftError(Exception):
+    """Base of every error that Weft raises on purpose."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong and what to do about it.
+
+    Attributes:
+        what: what was found, naming the tensor, the file and both shapes where there are any.
+        remedy: what the reader can do, as an imperative sentence; empty when `what` says it all.
+    """
+
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  -> {self.remedy}" if self.remedy else self.what
+
+
+class InputError(WeftError):
+    """Something in the recipe, the options or the inputs does not fit. Nothing has been written.
+
+    Example:
+        >>> str(InputError("no such file: a.yaml", "check the path"))
+        'no such file: a.yaml\\n  -> check the path'
+    """
+
+    def __init__(self, what: str | Iterable[Problem], remedy: str = "") -> None:
+        self.problems = (Problem(what, remedy),) if isinstance(what, str) else tuple(what)
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        numbered = (f"{i}. {problem}" for i, problem in enumerate(self.problems, 1))
+        return "\n".join((f"{len(self.problems)} problems:", *numbered))
+
+
+class MergeError(WeftError):
+    """The merge began and could not be finished. The output does not exist."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A clause that offers the closest known name, or the empty string.
+
+    Example:
+        >>> nearest("densty", ["density", "weight"])
+        "did you mean 'density'?"
+    """
+    matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {matches[0]!r}?" if matches else ""
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first few names, and how many more there are.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    names = list(names)
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

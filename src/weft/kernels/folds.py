@@ -1,0 +1,90 @@
+"""What a reduction does with a tile of numbers. Every result is independent of how the numbers were cut into tiles.
+
+A reduction is a compiled map into a scratch tile followed by one of these folds. Sums are taken over canonical
+blocks, in a fixed order inside a block, and the blocks' sums are added exactly; counts are integers.
+"""
+
+# mypy: disable-error-code="no-untyped-def, misc, untyped-decorator, no-untyped-call, no-any-return"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+BLOCK = 16384
+"""Elements of a canonical block. Tiles begin on a multiple of it."""
+
+LANES = 8
+DIGITS = 16
+BINS = 1 << DIGITS
+
+_COMPILED = {"nogil": True, "error_model": "numpy", "cache": True}
+
+
+@njit(**_COMPILED)
+def block_sums(values):
+    """The float64 sum of each canonical block of a tile.
+
+    Args:
+        values: float32 or float64, shape [n]; the tile begins on a block boundary.
+
+    Returns:
+        float64, shape [ceil(n / BLOCK)]. Eight interleaved partial sums are kept and added in a fixed order.
+    """
+    blocks = (len(values) + BLOCK - 1) // BLOCK
+    sums = np.zeros(blocks, np.float64)
+    for b in range(blocks):
+        part = values[b * BLOCK : min((b + 1) * BLOCK, len(values))]
+        whole = len(part) // LANES
+        a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = 0.0
+        for i in range(whole):
+            eight = part[i * LANES : i * LANES + LANES]
+            a0 += np.float64(eight[0])
+            a1 += np.float64(eight[1])
+            a2 += np.float64(eight[2])
+            a3 += np.float64(eight[3])
+            a4 += np.float64(eight[4])
+            a5 += np.float64(eight[5])
+            a6 += np.float64(eight[6])
+            a7 += np.float64(eight[7])
+        rest = 0.0
+        for i in range(whole * LANES, len(part)):
+            rest += np.float64(part[i])
+        sums[b] = (((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7))) + rest
+    return sums
+
+
+@njit(**_COMPILED)
+def count_digits(keys, shift, prefix, counts):
+    """Count one 16-bit digit of every key whose higher digits equal `prefix`.
+
+    Args:
+        keys: unsigned integers of 32 or 64 bits, shape [n]; the bits of non-negative floats, which order as they do.
+        shift: how far right the digit lies.
+        prefix: the digits above it; keys with others are passed over.
+        counts: int64, shape [BINS]; added to.
+    """
+    for key in keys:
+        shifted = np.uint64(key) >> np.uint64(shift)
+        if shifted >> np.uint64(DIGITS) == prefix:
+            counts[shifted & np.uint64(BINS - 1)] += 1
+
+
+@njit(**_COMPILED)
+def weigh_digits(keys, squares, shift, prefix, low, high):
+    """As `count_digits`, but every key weighs the exact square of its significand.
+
+    Args:
+        keys: unsigned integers, shape [n].
+        squares: uint64, shape [n]: squares of 24-bit significands, below 2^48.
+        shift: how far right the digit lies.
+        prefix: the digits above it.
+        low, high: uint64, shape [BINS]: the low 24 and the remaining bits of the squares are summed apart, so that
+            2^40 elements cannot overflow.
+    """
+    for i in range(len(keys)):
+        shifted = np.uint64(keys[i]) >> np.uint64(shift)
+        if shifted >> np.uint64(DIGITS) == prefix:
+            digit = shifted & np.uint64(BINS - 1)
+            low[digit] += squares[i] & np.uint64(0xFFFFFF)
+            high[digit] += squares[i] >> np.uint64(24)

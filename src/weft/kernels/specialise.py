@@ -1,0 +1,164 @@
+"""From a scalar function to source that a compiler likes: loops over models written out, literals in one precision.
+
+LLVM stops vectorising when it stops unrolling, which happens at about eight models and costs a factor of fifty.
+Unrolling in the source keeps the cost per input flat, and needs no process-wide compiler option.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import copy
+import inspect
+import textwrap
+from collections.abc import Iterator
+from types import CodeType
+
+from weft.kernels.element import Scalar, is_element
+
+_ALLOWED_BUILTINS = frozenset({"abs", "min", "max", "len", "range", "zip", "enumerate", "tuple", "float"})
+
+
+def specialised(function: Scalar, models: int) -> str:
+    """Source of `function` for a given number of models.
+
+    Args:
+        function: a function marked with `@element`.
+        models: how many values every per-model tuple holds.
+
+    Returns:
+        The source of one undecorated function, in which no loop over models is left and every float literal is
+        written `real(literal)`.
+
+    Raises:
+        SyntaxError: if a loop over models contains `break`, `continue` or `else`.
+
+    Example:
+        >>> from weft.kernels.element import element
+        >>> from weft.methods.linear import weighted_average
+        >>> "for " in specialised(weighted_average, models=2)
+        False
+    """
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef):
+        raise TypeError(f"{function!r} is not a function definition")
+    _strip(definition)
+    return ast.unparse(ast.fix_missing_locations(_Unroll(models).visit(definition)))
+
+
+def dependencies(function: Scalar) -> list[Scalar]:
+    """The `@element` functions that this one calls, callees first, each once."""
+    found: dict[Scalar, None] = {}
+    for name in _global_names(function):
+        value = function.__globals__.get(name)
+        if is_element(value):
+            found.update(dict.fromkeys([*dependencies(value), value]))
+    return list(found)
+
+
+def constants(function: Scalar) -> dict[str, float]:
+    """The module-level numbers that this function reads."""
+    names = _global_names(function)
+    values = {name: function.__globals__.get(name) for name in names}
+    numbers = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+    strangers = [n for n in names if n not in numbers and not is_element(values[n]) and n not in _ALLOWED_BUILTINS]
+    if strangers:
+        raise TypeError(
+            f"{function.__qualname__} uses {strangers[0]!r}, which cannot be compiled: "
+            "use numbers, functions marked @element, and " + ", ".join(sorted(_ALLOWED_BUILTINS))
+        )
+    return numbers
+
+
+def _global_names(function: Scalar) -> list[str]:
+    def names(code: CodeType) -> Iterator[str]:
+        yield from code.co_names
+        for const in code.co_consts:
+            if isinstance(const, CodeType):
+                yield from names(const)
+
+    known = (n for n in names(function.__code__) if n in function.__globals__ or hasattr(builtins, n))
+    return list(dict.fromkeys(known))
+
+
+def _strip(definition: ast.FunctionDef) -> None:
+    definition.decorator_list = []
+    definition.returns = None
+    for argument in (*definition.args.args, *definition.args.kwonlyargs):
+        argument.annotation = None
+    if ast.get_docstring(definition) is not None:
+        definition.body = definition.body[1:]
+
+
+class _Unroll(ast.NodeTransformer):
+    def __init__(self, models: int) -> None:
+        self.models = models
+
+    def visit_For(self, node: ast.For) -> ast.For | list[ast.stmt]:
+        """A loop over models becomes one copy of its body per model."""
+        if node.orelse or any(isinstance(n, (ast.Break, ast.Continue)) for n in ast.walk(node)):
+            raise SyntaxError(f"line {node.lineno}: a loop over models has no break, continue or else")
+        unrolled: list[ast.stmt] = []
+        for names in self._iterations(node.target, node.iter):
+            for statement in node.body:
+                result = self.visit(_Substitute(names).visit(copy.deepcopy(statement)))
+                unrolled.extend(result if isinstance(result, list) else [result])
+        return unrolled
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """`tuple(... for x in models)` becomes a tuple display, `len(models)` a number."""
+        if isinstance(node.func, ast.Name) and node.func.id == "len":
+            return _real(float(self.models))
+        if isinstance(node.func, ast.Name) and node.func.id == "tuple" and isinstance(node.args[0], ast.GeneratorExp):
+            return self._tuple(node.args[0])
+        self.generic_visit(node)
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        """A float literal takes the precision of the merge."""
+        return _real(node.value) if isinstance(node.value, float) else node
+
+    def _tuple(self, generator: ast.GeneratorExp) -> ast.Tuple:
+        (loop,) = generator.generators
+        if loop.ifs:
+            raise SyntaxError(f"line {generator.lineno}: a tuple over models has no condition")
+        items: list[ast.expr] = []
+        for names in self._iterations(loop.target, loop.iter):
+            items.append(self.visit(_Substitute(names).visit(copy.deepcopy(generator.elt))))
+        return ast.Tuple(items, ast.Load())
+
+    def _iterations(self, target: ast.expr, iterable: ast.expr) -> Iterator[dict[str, ast.expr]]:
+        for k in range(self.models):
+            yield dict(_bindings(target, iterable, k))
+
+
+def _bindings(target: ast.expr, iterable: ast.expr, k: int) -> Iterator[tuple[str, ast.expr]]:
+    """What each loop variable stands for in the k-th iteration."""
+    called = iterable.func.id if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) else ""
+    if called in ("zip", "enumerate") and isinstance(target, ast.Tuple) and isinstance(iterable, ast.Call):
+        sources: list[ast.expr] = list(iterable.args)
+        if called == "enumerate":
+            yield from _bindings(target.elts[0], ast.parse("range(0)", mode="eval").body, k)
+        for name, source in zip(target.elts[called == "enumerate" :], sources, strict=True):
+            yield from _bindings(name, source, k)
+    elif isinstance(target, ast.Name):
+        value: ast.expr = ast.Constant(k)
+        if called != "range":
+            value = ast.Subscript(copy.deepcopy(iterable), ast.Constant(k), ast.Load())
+        yield target.id, value
+    else:
+        raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}")
+
+
+class _Substitute(ast.NodeTransformer):
+    def __init__(self, names: dict[str, ast.expr]) -> None:
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """A loop variable becomes what it stands for."""
+        return copy.deepcopy(self.names.get(node.id, node))
+
+
+def _real(value: float) -> ast.expr:
+    return ast.Call(ast.Name("real", ast.Load()), [ast.Constant(value)], [])

@@ -1,0 +1,1 @@
+"""What a method does to one parameter: one file per method."""

@@ -1,0 +1,125 @@
+"""What a recipe says about each tensor: merged by which method with which parameters, copied, or dropped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import Any
+
+from weft.errors import InputError, Problem, nearest
+from weft.methods.method import Method
+from weft.methods.registry import method
+from weft.recipes.schema import Recipe, Rule
+
+
+@dataclass(frozen=True)
+class Use:
+    """Copy the tensor from one source: a model's name, or `base`."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Leave the tensor out of the output."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Merge the tensor."""
+
+    method: Method
+
+
+Action = Use | Drop | Merge
+
+
+class Resolver:
+    """Answers for each tensor name what is done with it. Precedence: rule, per-model value, `parameters`, default.
+
+    Args:
+        recipe: a checked recipe.
+
+    Raises:
+        InputError: for parameters that no method has, values out of bounds, and rules that name unknown models.
+
+    Example:
+        >>> rules = [{"match": "*head*", "use": "b"}, {"match": "*norm*", "method": "linear"}]
+        >>> resolver = Resolver(Recipe(method="ties", base="o", models=["a", "b"], rules=rules))
+        >>> resolver.action("lm_head.weight")
+        Use(source='b')
+        >>> resolver.action("layers.0.norm").method.name
+        'linear'
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._names = recipe.names
+        self._own = [entry.parameters for entry in recipe.models]
+        _check_parameters(recipe)
+        self._rules = [(_matcher(rule.match), self._decide(rule)) for rule in recipe.rules]
+        self._default = self._merge(recipe.method, {})
+        self._used = [0] * len(self._rules)
+
+    def action(self, name: str) -> Action:
+        """What is done with this tensor."""
+        for k, (matches, action) in enumerate(self._rules):
+            if matches(name):
+                self._used[k] += 1
+                return action
+        return self._default
+
+    def unused_rules(self) -> list[str]:
+        """The patterns of rules that decided nothing so far."""
+        return [", ".join(rule.match) for rule, used in zip(self._recipe.rules, self._used, strict=True) if not used]
+
+    def methods(self) -> list[Method]:
+        """Every method that may be used, with its parameters."""
+        return [a.method for a in (self._default, *(action for _, action in self._rules)) if isinstance(a, Merge)]
+
+    def _decide(self, rule: Rule) -> Action:
+        if rule.use == "drop":
+            return Drop()
+        if rule.use is None:
+            return self._merge(rule.method or self._recipe.method, rule.parameters)
+        sources = (*self._names, *(("base",) if self._recipe.base is not None else ()))
+        if rule.use not in sources:
+            remedy = nearest(rule.use, sources) or f"write one of {', '.join(sources)}, or drop"
+            raise InputError(f"rule {', '.join(rule.match)!r}: use: {rule.use!r} is not a model of this recipe", remedy)
+        return Use(rule.use)
+
+    def _merge(self, name: str, parameters: Mapping[str, Any]) -> Merge:
+        kind = method(name)
+        known = [{k: v for k, v in own.items() if k in kind.model_fields} for own in self._own]
+        return Merge(kind.resolved(self._names, parameters, known, self._recipe.parameters))
+
+
+def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    compiled = [re.compile(p[3:] if p.startswith("re:") else translate(p)).fullmatch for p in patterns]
+    return lambda name: any(matches(name) for matches in compiled)
+
+
+def _check_parameters(recipe: Recipe) -> None:
+    """Every parameter that a person wrote must mean something to a method that is used."""
+    used = {name: method(name) for name in (recipe.method, *(rule.method for rule in recipe.rules if rule.method))}
+    fields = {field: kind for kind in used.values() for field in kind.model_fields}
+    problems = [_unknown(p, fields, "parameters", used) for p in recipe.parameters if p not in fields]
+    for rule in recipe.rules:
+        kind = used[rule.method or recipe.method]
+        where = f"rule {', '.join(rule.match)!r}"
+        problems += [_unknown(p, kind.model_fields, where, [kind.name]) for p in rule.parameters if p not in kind.model_fields]
+    for name, entry in zip(recipe.names, recipe.models, strict=True):
+        for p in entry.parameters:
+            if p not in fields:
+                problems.append(_unknown(p, fields, f"model {name!r}", used))
+            elif not any(p in kind.model_fields and kind.is_per_model(p) for kind in used.values()):
+                problems.append(Problem(f"model {name!r}: {p} is one value for all models", "write it under `parameters`"))
+    if problems:
+        raise InputError(problems)
+
+
+def _unknown(name: str, known: Iterable[str], where: str, methods: Iterable[str]) -> Problem:
+    what = f"{where}: {' and '.join(methods)} has no parameter {name!r}"
+    return Problem(what, nearest(name, known) or f"its parameters: {', '.join(known)}")

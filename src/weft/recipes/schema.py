@@ -1,0 +1,172 @@
+"""A recipe: which models, which method, which rules. Checked when it is made; it opens no file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from weft.kernels.dtypes import BY_NAME, FLOATS
+
+RESERVED = ("base", "drop")
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_size(value: object) -> int:
+    """A number of bytes from what a person writes.
+
+    Raises:
+        ValueError: if it is not a size.
+
+    Example:
+        >>> parse_size("5GB"), parse_size("1.5 GiB"), parse_size(1000)
+        (5000000000, 1610612736, 1000)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*", str(value), re.IGNORECASE)
+    unit = found[2].upper() if found else "?"
+    unit = unit if not unit or unit.endswith("B") else f"{unit}B"
+    if found is None or unit not in _UNITS:
+        raise ValueError(f"{value!r} is not a size; write for example 500MB, 5GB or 2GiB")
+    return int(float(found[1]) * _UNITS[unit])
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ModelEntry(BaseModel):
+    """One model: where it is, what it is called, and parameters of its own beside the path."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", arbitrary_types_allowed=True)
+
+    path: Any
+    name: str = ""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The per-model parameters."""
+        return self.__pydantic_extra__ or {}
+
+
+class Rule(_Strict):
+    """What is done with the tensors whose name matches; what it leaves open comes from the recipe."""
+
+    match: tuple[str, ...]
+    use: str | None = None
+    method: str | None = None
+    parameters: dict[str, Any] = {}
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("match")
+    @classmethod
+    def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if pattern.startswith("re:"):
+                try:
+                    re.compile(pattern[3:])
+                except re.error as error:
+                    raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        if not value:
+            raise ValueError("is empty; give a pattern over tensor names, such as '*norm*'")
+        return value
+
+    @model_validator(mode="after")
+    def _copies_or_merges(self) -> Rule:
+        if self.use is not None and (self.method is not None or self.parameters):
+            raise ValueError("`use` copies a tensor, so `method` and `parameters` beside it would have no effect")
+        if self.use is None and self.method is None and not self.parameters:
+            raise ValueError("says nothing: give `use`, `method` or `parameters`")
+        return self
+
+
+class Output(_Strict):
+    """How the result is stored."""
+
+    dtype: str | None = None
+    shard_size: Size = 5 * 10**9
+
+    @field_validator("dtype")
+    @classmethod
+    def _a_float(cls, value: str | None) -> str | None:
+        names = [dtype.name for dtype in FLOATS]
+        if value is not None and value not in names:
+            known = "is not a floating-point format" if value in BY_NAME else "is not known"
+            raise ValueError(f"{value!r} {known}; use one of {', '.join(names)}")
+        return value
+
+
+class Recipe(_Strict):
+    """A merge, written down.
+
+    Attributes:
+        method: the method's name.
+        base: the pretrained model: a path; in Python also a dict of tensors or a module.
+        models: the fine-tuned models, in order.
+        parameters: the method's parameters.
+        rules: over tensor names; the first match wins.
+        output: how the result is stored.
+        folder: what relative paths are relative to: where the recipe lies.
+
+    Example:
+        >>> recipe = Recipe(method="linear", models=["runs/a", {"path": "runs/b", "weight": 2}])
+        >>> recipe.names
+        ('a', 'b')
+    """
+
+    method: str
+    base: Any = None
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    parameters: dict[str, Any] = {}
+    rules: tuple[Rule, ...] = ()
+    output: Output = Output()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("should be a list of models")
+        return tuple(entry if _is_entry(entry) else {"path": entry} for entry in value)
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Recipe:
+        given = [entry.name for entry in self.models if entry.name]
+        twice = {name for name in given if given.count(name) > 1}
+        if twice:
+            raise ValueError(f"two models are called {twice.pop()!r}; names must differ")
+        reserved = [name for name in given if name in RESERVED]
+        if reserved:
+            raise ValueError(f"a model cannot be called {reserved[0]!r}: rules use that word")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the models are called: as given, else the last part of the path, made distinct."""
+        given = [entry.name for entry in self.models]
+        names: list[str] = []
+        for k, entry in enumerate(self.models):
+            name = entry.name or _name_of(entry.path, k)
+            taken = {*names, *given, *RESERVED} - ({entry.name} if entry.name else set())
+            names.append(next(n for n in (name, *(f"{name}-{i}" for i in range(k + 1, 2 * k + 99))) if n not in taken))
+        return tuple(names)
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, ModelEntry) or (isinstance(value, Mapping) and "path" in value and not hasattr(value["path"], "dtype"))
+
+
+def _name_of(path: object, position: int) -> str:
+    if not isinstance(path, (str, Path)):
+        return f"model_{position}"
+    return Path(path).resolve().name.removesuffix(".safetensors")
