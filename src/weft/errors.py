@@ -35,8 +35,9 @@ class InputError(WeftError):
     """Something in the recipe, the options or the inputs does not fit. Nothing has been written.
 
     Example:
-        >>> str(InputError("no such file: a.yaml", "check the path"))
-        'no such file: a.yaml\\n  -> check the path'
+        >>> print(InputError("no such file: a.yaml", "check the path"))
+        no such file: a.yaml
+          -> check the path
     """
 
     def __init__(self, what: str | Iterable[Problem], remedy: str = "") -> None:

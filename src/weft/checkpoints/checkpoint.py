@@ -61,7 +61,8 @@ class Checkpoint(ABC):
 
         Args:
             name: the tensor.
-            start, stop: element indices into the flattened tensor.
+            start: first element of the flattened tensor.
+            stop: one past the last.
             buffer: uint8, at least as long as the range; may be filled and viewed, or left alone.
 
         Returns:

@@ -111,7 +111,9 @@ def _check_spans(spans: list[tuple[int, int, str]], path: Path, available: int) 
     for (_, end, name), (start, _, following) in pairwise([(0, 0, "the header"), *spans]):
         if start != end:
             word = "overlaps" if start < end else "leaves a gap after"
-            raise InputError(f"{path}: tensor {following!r} at byte {start} {word} {name!r}, which ends at {end}", _REMEDY)
+            raise InputError(
+                f"{path}: tensor {following!r} at byte {start} {word} {name!r}, which ends at {end}", _REMEDY
+            )
     end = spans[-1][1] if spans else 0
     if end != available:
         raise InputError(f"{path}: the tensors need {end} bytes, the file holds {available}", _REMEDY)

@@ -89,12 +89,16 @@ def _storage(name: str, value: Any, label: str) -> tuple[DType, Array]:
     if isinstance(value, np.ndarray):
         dtype = _known(name, value.dtype.name, label)
         return dtype, np.ascontiguousarray(value).reshape(-1).view(dtype.storage)
-    raise InputError(f"{label}: {name!r} is a {type(value).__name__}, not a tensor", "pass a state dict: names to tensors")
+    raise InputError(
+        f"{label}: {name!r} is a {type(value).__name__}, not a tensor", "pass a state dict: names to tensors"
+    )
 
 
 def _known(name: str, dtype: str, label: str) -> DType:
     if dtype not in BY_NAME:
-        raise InputError(f"{label}: {name!r} has dtype {dtype}, which is not supported", f"convert it to one of {', '.join(BY_NAME)}")
+        raise InputError(
+            f"{label}: {name!r} has dtype {dtype}, which is not supported", f"convert it to one of {', '.join(BY_NAME)}"
+        )
     return BY_NAME[dtype]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from weft.checkpoints.memory import InMemory, is_module, is_tensor_dict
 from weft.checkpoints.safetensors import open_safetensors
 from weft.errors import InputError
 
-Source = str | os.PathLike[str] | Mapping[str, Any] | Any
+Source = Any
 """A path, a dict of tensors or an `nn.Module`."""
 
 

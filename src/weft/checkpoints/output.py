@@ -54,7 +54,9 @@ def _torch_tensor(array: Array, spec: TensorSpec) -> Any:
     try:
         import torch
     except ImportError:
-        raise InputError("the result would be torch tensors, but torch is not installed", "pip install weft[torch]") from None
+        raise InputError(
+            "the result would be torch tensors, but torch is not installed", "pip install weft[torch]"
+        ) from None
     signed = {"uint16": "int16"} if spec.dtype.name in ("bfloat16", "float16") else {}
     storage = signed.get(array.dtype.name, array.dtype.name)
     return torch.from_numpy(array.view(storage)).view(getattr(torch, spec.dtype.name)).reshape(spec.shape)

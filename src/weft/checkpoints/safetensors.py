@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.checkpoints.header import read_header
 from weft.errors import InputError, MergeError, Problem, listed, nearest
@@ -82,7 +81,7 @@ class SafetensorsCheckpoint(Checkpoint):
 
 
 def _read_fully(descriptor: int, into: Array, offset: int, file: Path, name: str) -> None:
-    view = memoryview(into)
+    view = memoryview(into.data)
     while view:
         try:
             count = os.preadv(descriptor, [view], offset)
@@ -129,7 +128,9 @@ def _from_folder(folder: Path) -> SafetensorsCheckpoint:
     candidates = preferred[:1] or indices or files
     if len(candidates) > 1:
         names = ", ".join(c.name for c in candidates)
-        raise InputError(f"{folder}: holds several checkpoints: {names}", "name one of these files instead of the folder")
+        raise InputError(
+            f"{folder}: holds several checkpoints: {names}", "name one of these files instead of the folder"
+        )
     if not candidates:
         raise InputError(f"{folder}: no safetensors file in it; it holds: {_holds(folder)}", _convert(folder))
     if candidates[0].name.endswith(INDEX):
@@ -150,10 +151,14 @@ def _from_index(folder: Path, index: Path) -> SafetensorsCheckpoint:
     shards = sorted(set(weight_map.values()))
     for shard in shards:
         if Path(shard).name != shard or shard in ("", ".", ".."):
-            raise InputError(f"{index}: shard {shard!r} is not a plain file name", "an index may only name files beside it")
+            raise InputError(
+                f"{index}: shard {shard!r} is not a plain file name", "an index may only name files beside it"
+            )
     missing = [s for s in shards if not (folder / s).is_file()]
     if missing:
-        raise InputError(f"{index}: {len(missing)} of {len(shards)} shards are missing: {listed(missing)}", "download them")
+        raise InputError(
+            f"{index}: {len(missing)} of {len(shards)} shards are missing: {listed(missing)}", "download them"
+        )
     checkpoint = SafetensorsCheckpoint(folder, [folder / shard for shard in shards])
     checkpoint.stem = index.name.removesuffix(INDEX)
     problems = [
@@ -180,5 +185,3 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()) or not weight_map:
         raise InputError(f"{index}: has no weight_map of tensor names to file names", "download it again")
     return weight_map
-
-

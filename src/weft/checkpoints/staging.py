@@ -58,7 +58,7 @@ class Staging:
     def write(self, name: str, start: int, values: Array) -> None:
         """Write elements of a tensor, beginning with element `start`. Safe from several threads."""
         descriptor, offset = self._places[name]
-        view = memoryview(values).cast("B")
+        view = memoryview(values.data).cast("B")
         position = offset + start * values.itemsize
         while view:
             count = os.pwrite(descriptor, view, position)
@@ -114,7 +114,9 @@ def _locked(target: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InputError(f"another merge is writing {target}", "wait for it, or choose another output") from None
+                raise InputError(
+                    f"another merge is writing {target}", "wait for it, or choose another output"
+                ) from None
         try:
             yield
         finally:

@@ -80,13 +80,13 @@ def arguments(*functions: Scalar) -> set[str]:
     return {name for function in functions for name in inspect.signature(function).parameters}
 
 
-def _input(key: Key, operand: Operand, model: int | None) -> Input:
-    return Input(key[0], None if model is not None else key[1], operand.dtype)
+def _input(key: Key, operand: Operand | None, model: int | None) -> Input:
+    return Input(key[0], None if model is not None else key[1], operand.spec.dtype if operand else None)
 
 
 def _own(value: float | tuple[float, ...], model: int | None) -> float | tuple[float, ...]:
     return value[model] if isinstance(value, tuple) and model is not None else value
 
 
-def _read(chosen: list[tuple[Key, Operand]]) -> tuple[Operand, ...]:
-    return tuple(operand for _, operand in chosen if operand.checkpoint)
+def _read(chosen: list[tuple[Key, Operand | None]]) -> tuple[Operand, ...]:
+    return tuple(operand for _, operand in chosen if operand)

@@ -46,7 +46,9 @@ class _State:
 
 def _bind(scope: Scope, work: Work, values: Values) -> Bound:
     program = work.program
-    return bind(work, program.element, program.functions, values, work.spec.dtype, scope.end_of(work), note=program.note)
+    return bind(
+        work, program.element, program.functions, values, work.spec.dtype, scope.end_of(work), note=program.note
+    )
 
 
 def copy(copies: list[Copied], reader: Reader, runner: Runner, length: int, sink: Sink, progress: Progress) -> None:

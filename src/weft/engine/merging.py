@@ -100,7 +100,9 @@ def merge(
     with _opened(recipe) as inputs:
         plan = make_plan(recipe, inputs)
         _warn(plan, progress)
-        as_torch = any(isinstance(c, SafetensorsCheckpoint) or getattr(c, "holds_torch", False) for _, c in inputs.all())
+        as_torch = any(
+            isinstance(c, SafetensorsCheckpoint) or getattr(c, "holds_torch", False) for _, c in inputs.all()
+        )
         sink = MemorySink(plan.outputs, {a: item.spec.name for item in plan.items for a in item.aliases}, as_torch)
         progress.phase("merging", plan.read_bytes + plan.write_bytes)
         execute(plan, budget(Settings(_bytes(memory), workers), plan.items), sink, progress)
@@ -239,13 +241,17 @@ def _check_target(target: Path, inputs: Inputs, overwrite: bool) -> None:
     place = target.resolve()
     for label, checkpoint in inputs.all():
         if checkpoint.path and (place == checkpoint.path.resolve() or place in checkpoint.path.resolve().parents):
-            raise InputError(f"the output {target} is or contains the input {label} ({checkpoint.path})", "choose another output")
+            raise InputError(
+                f"the output {target} is or contains the input {label} ({checkpoint.path})", "choose another output"
+            )
     if not target.exists():
         return
     if not overwrite:
         raise InputError(f"{target} exists", "choose another output, or replace it with --overwrite (overwrite=True)")
     if target.is_dir() and any(target.iterdir()) and not any(target.glob("*.safetensors")):
-        raise InputError(f"{target} does not look like a model: it holds no safetensors file", "remove it yourself if you mean it")
+        raise InputError(
+            f"{target} does not look like a model: it holds no safetensors file", "remove it yourself if you mean it"
+        )
 
 
 def _check_space(target: Path, layout: Layout) -> None:
@@ -285,5 +291,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return os.fspath(value) if isinstance(value, os.PathLike) else f"({type(value).__name__} in memory)"
-
-

@@ -43,7 +43,7 @@ class Plan:
     @property
     def read_bytes(self) -> int:
         """Bytes of input in one reading of everything that is merged or copied."""
-        read = [operand.spec.nbytes for work in self.works for operand in work.operands.values() if operand.spec]
+        read = [operand.spec.nbytes for work in self.works for operand in work.operands.values() if operand]
         return sum(read) + sum(copied.spec.nbytes for copied in self.copies)
 
     @property
@@ -58,7 +58,7 @@ def converted(tuned: tuple[float, ...]) -> float:
     return tuned[0]
 
 
-class _Fault(Exception):
+class _TensorError(Exception):
     """A tensor cannot be planned."""
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -100,7 +100,7 @@ class _Planner:
                 continue
             try:
                 items.append(self._item(names, action))
-            except _Fault as fault:
+            except _TensorError as fault:
                 self._problems.append(fault.problem)
         if self._problems:
             raise InputError(_summarised(self._problems))
@@ -111,7 +111,9 @@ class _Planner:
     def _check_bases(self) -> None:
         for used in self._resolver.methods():
             if used.needs_base and self._inputs.base is None:
-                self._problems.append(Problem(f"method {used.name} needs a base model", "add `base:` (on the command line -b)"))
+                self._problems.append(
+                    Problem(f"method {used.name} needs a base model", "add `base:` (on the command line -b)")
+                )
 
     def _names(self) -> Iterator[str]:
         """All tensor names of all inputs, each once, the reference's first and in its order."""
@@ -142,9 +144,11 @@ class _Planner:
     def _used(self, names: tuple[str, ...], action: Use) -> Work | Copied:
         checkpoint = self._inputs.called(action.source)
         operand = _operand(checkpoint, names)
-        if operand is None or operand.spec is None:
+        if operand is None:
             near = nearest(names[0], checkpoint.tensors)
-            raise _Fault(f"tensor {names[0]!r}: a rule says use: {action.source}, but {checkpoint.label} does not have it", near)
+            raise _TensorError(
+                f"tensor {names[0]!r}: a rule says use: {action.source}, but {checkpoint.label} does not have it", near
+            )
         return self._copied(names, operand, operand.spec)
 
     def _copied(self, names: tuple[str, ...], operand: Operand, spec: TensorSpec) -> Work | Copied:
@@ -152,7 +156,7 @@ class _Planner:
         output = TensorSpec(names[0], wanted, spec.shape)
         if wanted == spec.dtype:
             return Copied(output, operand, names[1:])
-        one: dict[Key, Operand] = {("tuned", 0): operand}
+        one: dict[Key, Operand | None] = {("tuned", 0): operand}
         return Work(output, Program(converted), None, one, 1, compute_dtype([spec.dtype]), names[1:])
 
     def _output_dtype(self, stored: DType) -> DType:
@@ -166,13 +170,12 @@ class _Planner:
         self._check_alike(names[0], holders, found)
         lender = found.get("base") or next(iter(found.values()))
         spec = lender.spec
-        assert spec is not None
         if spec.dtype.kind is Kind.EXACT:
             return self._passed_through(names, found)
-        operands: dict[Key, Operand] = {("base", None): found["base"]} if "base" in found else {}
+        operands: dict[Key, Operand | None] = {("base", None): found["base"]} if "base" in found else {}
         models = [operand for label, operand in found.items() if label != "base"]
         operands.update({("tuned", i): operand for i, operand in enumerate(models)})
-        compute = compute_dtype([operand.dtype for operand in operands.values() if operand.dtype])
+        compute = compute_dtype([operand.spec.dtype for operand in found.values()])
         operands.update(self._auxiliary_operands(names, spec, program))
         output = TensorSpec(self._output_names(names)[0], self._output_dtype(spec.dtype), spec.shape)
         return Work(output, program, method, operands, len(models), compute, self._output_names(names)[1:])
@@ -204,26 +207,28 @@ class _Planner:
             near = nearest(name, holders[missing[0]][0].tensors.keys() - {name})
             lacking = ", ".join(f"{label} ({holders[label][0].label})" for label in missing)
             remedy = "add a rule for it: `use: base`, `use: <model>` or `use: drop`"
-            raise _Fault(f"tensor {name!r} is in {have} but missing from {lacking}", f"{remedy}; {near}" if near else remedy)
+            raise _TensorError(
+                f"tensor {name!r} is in {have} but missing from {lacking}", f"{remedy}; {near}" if near else remedy
+            )
         first_label, first = next(iter(found.items()))
         for label, operand in found.items():
             _check_pair(name, (first_label, first), (label, operand))
 
     def _passed_through(self, names: tuple[str, ...], found: Mapping[str, Operand]) -> Work | Copied:
         first_label, first = next(iter(found.items()))
-        assert first.checkpoint and first.spec
         for label, operand in found.items():
-            assert operand.checkpoint and operand.spec
             if not same_numbers(first.checkpoint, first.spec.name, operand.checkpoint, operand.spec.name):
-                raise _Fault(
+                raise _TensorError(
                     f"tensor {names[0]!r} ({first.spec}) is not a float and differs between {first_label} "
-                    f"({first.checkpoint.file_of(first.spec.name)}) and {label} ({operand.checkpoint.file_of(operand.spec.name)})",
+                    f"({first.file}) and {label} ({operand.file})",
                     "integers cannot be merged: add a rule with `use: base` or `use: <model>`",
                 )
         return self._copied(self._output_names(names), first, first.spec)
 
-    def _auxiliary_operands(self, names: tuple[str, ...], spec: TensorSpec, program: Program) -> dict[Key, Operand]:
-        operands: dict[Key, Operand] = {}
+    def _auxiliary_operands(
+        self, names: tuple[str, ...], spec: TensorSpec, program: Program
+    ) -> dict[Key, Operand | None]:
+        operands: dict[Key, Operand | None] = {}
         for argument, sources in program.auxiliary.items():
             per_model = isinstance(sources, tuple)
             for i, source in enumerate(sources if per_model else (sources,)):
@@ -231,21 +236,23 @@ class _Planner:
                 operands[argument, i if per_model else None] = self._auxiliary(names, spec, source, of)
         return operands
 
-    def _auxiliary(self, names: tuple[str, ...], spec: TensorSpec, source: Any, of: str) -> Operand:
+    def _auxiliary(self, names: tuple[str, ...], spec: TensorSpec, source: Any, of: str) -> Operand | None:
         if source is None:
-            return Operand()
+            return None
         try:
             checkpoint = self._inputs.auxiliary(source, of)
         except InputError as error:
-            raise _Fault(f"{of}: {error.problems[0].what}", error.problems[0].remedy) from None
+            raise _TensorError(f"{of}: {error.problems[0].what}", error.problems[0].remedy) from None
         operand = _operand(checkpoint, names)
         where = f"{of} ({checkpoint.label})"
-        if operand is None or operand.spec is None:
+        if operand is None:
             near = nearest(names[0], checkpoint.tensors)
             remedy = "measure it for this model, or add a rule that merges or copies this tensor otherwise"
-            raise _Fault(f"{where} has no tensor {names[0]!r}", f"{remedy}; {near}" if near else remedy)
+            raise _TensorError(f"{where} has no tensor {names[0]!r}", f"{remedy}; {near}" if near else remedy)
         if operand.spec.shape != spec.shape or operand.spec.dtype.kind is not Kind.FLOAT:
-            raise _Fault(f"{where}: tensor {names[0]!r} is {operand.spec}, the models have {spec}", "it belongs to another model")
+            raise _TensorError(
+                f"{where}: tensor {names[0]!r} is {operand.spec}, the models have {spec}", "it belongs to another model"
+            )
         return operand
 
     def _assembled(self, items: list[Work | Copied], dropped: list[str]) -> Plan:
@@ -266,23 +273,22 @@ def _operand(checkpoint: Checkpoint, names: Iterable[str]) -> Operand | None:
 
 def _check_pair(name: str, first: tuple[str, Operand], second: tuple[str, Operand]) -> None:
     (label_a, a), (label_b, b) = first, second
-    assert a.spec and b.spec and a.checkpoint and b.checkpoint
-    files = f"{a.checkpoint.file_of(a.spec.name)} and {b.checkpoint.file_of(b.spec.name)}"
+    files = f"{a.file} and {b.file}"
     if a.spec.shape != b.spec.shape:
-        raise _Fault(
+        raise _TensorError(
             f"tensor {name!r} has shape {list(a.spec.shape)} in {label_a} but {list(b.spec.shape)} in {label_b} ({files})",
             "merge models of one architecture, or add a rule with `use:` for this tensor",
         )
     if a.spec.dtype.kind is Kind.OPAQUE or b.spec.dtype.kind is Kind.OPAQUE:
         opaque = a if a.spec.dtype.kind is Kind.OPAQUE else b
-        raise _Fault(
-            f"tensor {name!r} is {opaque.dtype} in {files}; its codes cannot be averaged",
+        raise _TensorError(
+            f"tensor {name!r} is {opaque.spec.dtype} in {files}; its codes cannot be averaged",
             "convert the model to bfloat16 first, or add a rule with `use:`",
         )
     both_exact = a.spec.dtype.kind is b.spec.dtype.kind is Kind.EXACT
-    if a.spec.dtype.kind is not b.spec.dtype.kind or (both_exact and a.dtype != b.dtype):
-        raise _Fault(
-            f"tensor {name!r} is {a.dtype} in {label_a} but {b.dtype} in {label_b} ({files})",
+    if a.spec.dtype.kind is not b.spec.dtype.kind or (both_exact and a.spec.dtype != b.spec.dtype):
+        raise _TensorError(
+            f"tensor {name!r} is {a.spec.dtype} in {label_a} but {b.spec.dtype} in {label_b} ({files})",
             "save both in one format, or add a rule with `use:`",
         )
 

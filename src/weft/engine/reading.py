@@ -58,7 +58,6 @@ class Reader:
             keep: whether a later pass will want it again.
             position: which of the operands that are in use at once this is.
         """
-        assert operand.checkpoint and operand.spec
         place = (id(operand.checkpoint), operand.spec.name, tile.start)
         kept = self._kept.get(place)
         if kept is not None:

@@ -21,7 +21,9 @@ class Runner:
     def __init__(self, threads: int) -> None:
         self._threads = threads
 
-    def run(self, tasks: Iterable[Task], start: Callable[[], State], step: Callable[[State, Task], None]) -> list[State]:
+    def run(
+        self, tasks: Iterable[Task], start: Callable[[], State], step: Callable[[State, Task], None]
+    ) -> list[State]:
         """Work through the tasks.
 
         Args:

@@ -75,7 +75,7 @@ def budget(settings: Settings, items: Iterable[Work | Copied]) -> Budget:
 def _bytes_per_element(item: Work | Copied) -> int:
     if isinstance(item, Copied):
         return item.spec.dtype.itemsize
-    inputs = sum(operand.dtype.itemsize for operand in item.operands.values() if operand.dtype)
+    inputs = sum(operand.spec.dtype.itemsize for operand in item.operands.values() if operand)
     return inputs + item.spec.dtype.itemsize + 3 * item.compute.itemsize
 
 

@@ -111,7 +111,8 @@ class _Pass:
         """For each tensor its number, or one for each model."""
         found = self._measured() if self._asked else {}
         rows = {
-            work: tuple(self._known.get(slot, found.get((work, slot), 0.0)) for slot in self._slots) for work in self._scope.works
+            work: tuple(self._known.get(slot, found.get((work, slot), 0.0)) for slot in self._slots)
+            for work in self._scope.works
         }
         return {work: row if self._statistic.each else row[0] for work, row in rows.items()}
 
@@ -126,8 +127,8 @@ class _Pass:
         if self._statistic.known is None:
             return None
         argument, key = self._statistic.known
-        checkpoint = self._scope.works[0].operands[argument, slot].checkpoint
-        told = checkpoint.metadata.get(key) if checkpoint else None
+        operand = self._scope.works[0].operands[argument, slot]
+        told = operand.checkpoint.metadata.get(key) if operand else None
         return float(told) if told is not None else None
 
     def _bind(self, work: Work, slot: Slot) -> Bound:
@@ -190,7 +191,7 @@ class _Pass:
         if not name:
             return ()
         value = getattr(work.method, name)
-        return (value[slot],) if isinstance(value, tuple) else (value,)
+        return (value[slot],) if isinstance(value, tuple) and slot is not None else (value,)
 
 
 def _flat(arrays: Iterable[Array]) -> Iterator[float]:

@@ -26,10 +26,7 @@ def tied_groups(inputs: Inputs) -> tuple[dict[str, str], list[Problem]]:
     A name may be absent from an input that holds the tensor under another name of its group: `save_pretrained` drops
     all but one. Where a tensor is shared in one input and differs in another, that is a problem, not a choice.
     """
-    origin: dict[str, str] = {}
-    for _, checkpoint in inputs.all():
-        for alias, first in checkpoint.tied.items():
-            _join(origin, alias, first)
+    origin = _roots(pair for _, checkpoint in inputs.all() for pair in checkpoint.tied.items())
     problems = [problem for alias, first in origin.items() for problem in _contradictions(inputs, alias, first)]
     for alias, first in _lookalikes(inputs.reference, set(origin)):
         if all(_equal(checkpoint, alias, first) for _, checkpoint in inputs.all()):
@@ -37,12 +34,14 @@ def tied_groups(inputs: Inputs) -> tuple[dict[str, str], list[Problem]]:
     return origin, problems
 
 
-def _join(origin: dict[str, str], alias: str, first: str) -> None:
-    root, other = origin.get(first, first), origin.get(alias, alias)
-    if root != other:
-        origin.update({name: root for name, old in origin.items() if old == other})
-        origin[other] = root
-        origin.pop(root, None)
+def _roots(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """From pairs of names that are one tensor: for each name but one of every group, that one."""
+    origin: dict[str, str] = {}
+    for alias, first in pairs:
+        root, other = origin.get(first, first), origin.get(alias, alias)
+        if root != other:
+            origin = {name: root if old == other else old for name, old in origin.items()} | {other: root}
+    return origin
 
 
 def _contradictions(inputs: Inputs, alias: str, first: str) -> list[Problem]:

@@ -15,15 +15,15 @@ Key = tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Operand:
-    """One tensor of one input; without a checkpoint, the constant 1."""
+    """One tensor of one input."""
 
-    checkpoint: Checkpoint | None = None
-    spec: TensorSpec | None = None
+    checkpoint: Checkpoint
+    spec: TensorSpec
 
     @property
-    def dtype(self) -> DType | None:
-        """How it is stored."""
-        return self.spec.dtype if self.spec else None
+    def file(self) -> str:
+        """Which file holds it, for messages."""
+        return self.checkpoint.file_of(self.spec.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Work:
         spec: the output.
         program: how.
         method: the method's settled parameters; None for a mere change of number format.
-        operands: what can be read, by argument and model.
+        operands: what can be read, by argument and model; None stands for the constant 1.
         models: how many models are merged.
         compute: the precision of the arithmetic.
         aliases: other names in the output that are this same tensor.
@@ -43,7 +43,7 @@ class Work:
     spec: TensorSpec
     program: Program
     method: Method | None
-    operands: Mapping[Key, Operand]
+    operands: Mapping[Key, Operand | None]
     models: int
     compute: DType
     aliases: tuple[str, ...] = ()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import llvmlite
@@ -85,9 +87,11 @@ def compiled(loop: Loop) -> Kernel:
     """
     source = source_of(loop)
     path = _stored(source)
-    namespace: dict[str, Any] = {"__name__": f"weft_kernel_{path.stem}", "__file__": str(path)}
-    exec(compile(source, str(path), "exec"), namespace)  # our own text, not what lies in the cache folder
-    kernel: Kernel = namespace["kernel"]
+    module = ModuleType(f"weft_kernel_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # machine code from the cache looks its module up by name
+    exec(compile(source, str(path), "exec"), module.__dict__)  # our own text, not what lies in the cache folder
+    kernel: Kernel = module.kernel
     return kernel
 
 

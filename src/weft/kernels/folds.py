@@ -79,8 +79,8 @@ def weigh_digits(keys, squares, shift, prefix, low, high):
         squares: uint64, shape [n]: squares of 24-bit significands, below 2^48.
         shift: how far right the digit lies.
         prefix: the digits above it.
-        low, high: uint64, shape [BINS]: the low 24 and the remaining bits of the squares are summed apart, so that
-            2^40 elements cannot overflow.
+        low: uint64, shape [BINS]: the low 24 bits of the squares are added here.
+        high: uint64, shape [BINS]: their remaining bits; apart, 2^40 elements cannot overflow.
     """
     for i in range(len(keys)):
         shifted = np.uint64(keys[i]) >> np.uint64(shift)

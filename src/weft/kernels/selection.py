@@ -154,7 +154,8 @@ class ShareSelection(Selection):
         wide = keys.astype(np.uint64)
         implicit = (wide >> np.uint64(mantissa) != 0).astype(np.uint64) << np.uint64(mantissa)
         significand = (wide & np.uint64((1 << mantissa) - 1)) | implicit
-        return (significand >> np.uint64(mantissa - 23)) ** np.uint64(2)
+        leading: Array = significand >> np.uint64(mantissa - 23)
+        return leading * leading
 
     def _mass(self, prefix: int, digit: int, table: Array) -> int:
         low, high = table.view(np.uint64)

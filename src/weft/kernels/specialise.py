@@ -13,6 +13,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from types import CodeType
+from typing import Any
 
 from weft.kernels.element import Scalar, is_element
 
@@ -51,7 +52,7 @@ def dependencies(function: Scalar) -> list[Scalar]:
     """The `@element` functions that this one calls, callees first, each once."""
     found: dict[Scalar, None] = {}
     for name in _global_names(function):
-        value = function.__globals__.get(name)
+        value: Any = function.__globals__.get(name)
         if is_element(value):
             found.update(dict.fromkeys([*dependencies(value), value]))
     return list(found)
@@ -123,10 +124,8 @@ class _Unroll(ast.NodeTransformer):
         (loop,) = generator.generators
         if loop.ifs:
             raise SyntaxError(f"line {generator.lineno}: a tuple over models has no condition")
-        items: list[ast.expr] = []
-        for names in self._iterations(loop.target, loop.iter):
-            items.append(self.visit(_Substitute(names).visit(copy.deepcopy(generator.elt))))
-        return ast.Tuple(items, ast.Load())
+        every = self._iterations(loop.target, loop.iter)
+        return ast.Tuple([self.visit(_Substitute(n).visit(copy.deepcopy(generator.elt))) for n in every], ast.Load())
 
     def _iterations(self, target: ast.expr, iterable: ast.expr) -> Iterator[dict[str, ast.expr]]:
         for k in range(self.models):

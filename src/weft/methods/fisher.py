@@ -118,7 +118,9 @@ class Fisher(Method):
     needs_base: ClassVar = False
     laws: ClassVar = {Law.COPIES: {}, Law.ORDER: {"favor_target": False}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}
 
-    fisher: PerModel[Annotated[Any, Tensors()]] = parameter(None, "the model's diagonal Fisher: a file of tensors; none means isotropic")
+    fisher: PerModel[Annotated[Any, Tensors()]] = parameter(
+        None, "the model's diagonal Fisher: a file of tensors; none means isotropic"
+    )
     weight: PerModel[NonNegative] = parameter(1.0, "factor of each model")
     normalize: bool = parameter(True, "divide each Fisher by its norm over the whole model")
     floor: NonNegative = parameter(1e-6, "smallest Fisher that counts, in the Fisher's own units")

@@ -54,7 +54,9 @@ class Linear(Method):
     @model_validator(mode="after")
     def _weights_sum_to_something(self) -> Linear:
         if self.normalize and sum(self.weight) == 0.0:
-            raise ValueError("the weights sum to 0, so their average does not exist; set normalize: false for a plain sum")
+            raise ValueError(
+                "the weights sum to 0, so their average does not exist; set normalize: false for a plain sum"
+            )
         return self
 
     def program(self) -> Program:

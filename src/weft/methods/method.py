@@ -27,7 +27,7 @@ class _PerModel:
 
 
 PerModel = Annotated[tuple[T, ...], _PerModel()]
-"""One value for every model; written as one value for all, a list in their order, or a map `{name: value, default: value}`."""
+"""One value for every model; written as one for all, a list in their order, or a map `{name: x, default: y}`."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -226,7 +226,9 @@ def _spread(name: str, layer: Mapping[str, Any], models: Sequence[str]) -> dict[
     value = layer[name]
     if isinstance(value, (list, tuple)):
         if len(value) != len(models):
-            raise InputError(f"{name}: {len(value)} values for {len(models)} models", "give one value, or one for each model")
+            raise InputError(
+                f"{name}: {len(value)} values for {len(models)} models", "give one value, or one for each model"
+            )
         return dict(zip(models, value, strict=True))
     if not isinstance(value, Mapping) or is_tensor_dict(value):
         return dict.fromkeys(models, value)

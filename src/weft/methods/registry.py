@@ -37,5 +37,7 @@ def method(name: str) -> type[Method]:
         0.2
     """
     if name not in METHODS:
-        raise InputError(f"there is no method {name!r}", nearest(name, METHODS) or f"the methods are {', '.join(METHODS)}")
+        raise InputError(
+            f"there is no method {name!r}", nearest(name, METHODS) or f"the methods are {', '.join(METHODS)}"
+        )
     return METHODS[name]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import sqrt
 from typing import Annotated, Any, ClassVar, Literal, final
 
 from pydantic import Field, field_validator
 
 from weft.kernels.element import element
+from weft.methods.elections import COMBINATIONS, ELECTIONS, Function, Reals, elect_nothing, sign_of
 from weft.methods.method import (
     Fraction,
     Law,
@@ -23,9 +23,6 @@ from weft.methods.method import (
     Total,
     parameter,
 )
-
-Reals = tuple[float, ...]
-Function = Callable[..., float]
 
 
 @element
@@ -46,18 +43,23 @@ def ties(
     """One parameter: elect the sign that carries more mass, combine the models that agree.
 
     Args:
-        base, tuned: the value in the base and in each model.
-        threshold, center: of each task vector, for `trim`.
+        base: the value in the base.
+        tuned: the value in each model.
+        threshold: of each task vector, for `trim`.
+        center: mean of each task vector, for `trim`.
         weight: factor of each task vector.
         norm: length of each trimmed task vector, for the elections that normalise.
         majority: the sign that wins where the election is undecided.
         scale: the paper's lambda.
         last: whether this is the last parameter of the scope.
-        trim, elect, combine: the steps, as chosen by the options.
+        trim: from a change to what is kept of it.
+        elect: from what is kept to a number with the elected sign.
+        combine: from what is kept and the sign to the merged change.
 
     Example:
-        >>> three = (1.0, 1.0, 1.0)
-        >>> ties(0.0, (0.5, -0.2, 0.7), three, three, three, three, 1.0, 1.0, False, trim_none, elect_mass, combine_mean)
+        >>> one, zero = (1.0,) * 3, (0.0,) * 3
+        >>> steps = trim_none, ELECTIONS["mass"], COMBINATIONS["mean"][0]
+        >>> ties(0.0, (0.5, -0.2, 0.7), zero, zero, one, one, 1.0, 1.0, False, *steps)
         0.6
     """
     kept = tuple(w * trim(t - base, bar, mid, last) for t, w, bar, mid in zip(tuned, weight, threshold, center))
@@ -110,181 +112,6 @@ def trim_norm(delta: float, threshold: float, center: float, last: bool) -> floa
 def trim_deviation(delta: float, threshold: float, center: float, last: bool) -> float:
     """Keep a change that lies farther than the threshold from the mean change."""
     return delta if abs(delta - center) > threshold else 0.0
-
-
-# Elect: a number whose sign is the elected one; zero if undecided.
-
-
-@element
-def elect_mass(kept: Reals, norm: Reals) -> float:
-    """The sign that carries more total change."""
-    total = 0.0
-    for delta in kept:
-        total += delta
-    return total
-
-
-@element
-def elect_frequency(kept: Reals, norm: Reals) -> float:
-    """The sign that more models have."""
-    total = 0.0
-    for delta in kept:
-        total += sign_of(delta)
-    return total
-
-
-@element
-def elect_normfrac(kept: Reals, norm: Reals) -> float:
-    """The sign of the change that is the largest part of its task vector."""
-    most = 0.0
-    winner = 0.0
-    for delta, length in zip(kept, norm):
-        part = delta * delta / (length * length) if length > 0.0 else 0.0
-        if part > most:
-            most = part
-            winner = delta
-    return winner
-
-
-@element
-def elect_normmass(kept: Reals, norm: Reals) -> float:
-    """As `elect_mass`, every change counting by its part of its task vector."""
-    total = 0.0
-    for delta, length in zip(kept, norm):
-        total += sign_of(delta) * delta * delta / (length * length) if length > 0.0 else 0.0
-    return total
-
-
-@element
-def elect_nothing(kept: Reals, norm: Reals) -> float:
-    """No election."""
-    return 0.0
-
-
-@element
-def sign_of(x: float) -> float:
-    """-1, 0 or 1."""
-    return 1.0 if x > 0.0 else (-1.0 if x < 0.0 else 0.0)
-
-
-@element
-def agrees(delta: float, sign: float) -> bool:
-    """Whether a change has the elected sign; a sign of zero selects the negative changes, as in the official code."""
-    return delta > 0.0 if sign > 0.0 else delta < 0.0
-
-
-# Combine: the kept changes and the elected sign give the merged change.
-
-
-@element
-def combine_mean(kept: Reals, weight: Reals, sign: float) -> float:
-    """The mean over the models that agree."""
-    total = 0.0
-    mass = 0.0
-    for delta, w in zip(kept, weight):
-        if agrees(delta, sign):
-            total += delta
-            mass += abs(w)
-    return total / mass if mass > 0.0 else 0.0
-
-
-@element
-def combine_sum(kept: Reals, weight: Reals, sign: float) -> float:
-    """The sum over the models that agree."""
-    total = 0.0
-    for delta in kept:
-        if agrees(delta, sign):
-            total += delta
-    return total
-
-
-@element
-def combine_max(kept: Reals, weight: Reals, sign: float) -> float:
-    """The largest change among the models that agree."""
-    most = 0.0
-    for delta in kept:
-        if agrees(delta, sign):
-            most = max(most, abs(delta))
-    return most * sign_of(sign)
-
-
-@element
-def moved_mean(kept: Reals, weight: Reals, sign: float) -> float:
-    """Without an election: the mean over the models that moved."""
-    total = 0.0
-    mass = 0.0
-    for delta, w in zip(kept, weight):
-        if delta != 0.0:
-            total += delta
-            mass += abs(w)
-    return total / mass if mass > 0.0 else 0.0
-
-
-@element
-def plain_sum(kept: Reals, weight: Reals, sign: float) -> float:
-    """The sum over all models."""
-    total = 0.0
-    for delta in kept:
-        total += delta
-    return total
-
-
-@element
-def plain_mean(kept: Reals, weight: Reals, sign: float) -> float:
-    """The mean over all models."""
-    mass = 0.0
-    for w in weight:
-        mass += abs(w)
-    return plain_sum(kept, weight, sign) / mass if mass > 0.0 else 0.0
-
-
-@element
-def plain_median(kept: Reals, weight: Reals, sign: float) -> float:
-    """The median over all models; of two middle ones the lower."""
-    middle = (len(kept) - 1.0) // 2.0
-    median = 0.0
-    for i in range(len(kept)):
-        before = 0.0
-        for j in range(len(kept)):
-            if kept[j] < kept[i] or (kept[j] == kept[i] and j < i):
-                before += 1.0
-        if before == middle:
-            median = kept[i]
-    return median
-
-
-@element
-def plain_magnitude(kept: Reals, weight: Reals, sign: float) -> float:
-    """The largest change of all models, whatever its sign."""
-    largest = 0.0
-    for delta in kept:
-        if abs(delta) > abs(largest):
-            largest = delta
-    return largest
-
-
-@element
-def signed_mean(kept: Reals, weight: Reals, sign: float) -> float:
-    """The mean over all models, made to have the elected sign."""
-    return abs(plain_mean(kept, weight, sign)) * sign_of(sign)
-
-
-@element
-def signed_sum(kept: Reals, weight: Reals, sign: float) -> float:
-    """The sum over all models, made to have the elected sign."""
-    return abs(plain_sum(kept, weight, sign)) * sign_of(sign)
-
-
-@element
-def signed_median(kept: Reals, weight: Reals, sign: float) -> float:
-    """The median over all models, made to have the elected sign."""
-    return abs(plain_median(kept, weight, sign)) * sign_of(sign)
-
-
-@element
-def signed_magnitude(kept: Reals, weight: Reals, sign: float) -> float:
-    """The largest change of all models, made to have the elected sign."""
-    return abs(plain_magnitude(kept, weight, sign)) * sign_of(sign)
 
 
 # Statistics: what is computed for every parameter of the scope.
@@ -356,23 +183,6 @@ def _sign(total: float, count: int) -> float:
 
 
 _TRIM = {"magnitude": trim_magnitude, "norm": trim_norm, "deviation": trim_deviation}
-_ELECT = {
-    "mass": elect_mass,
-    "frequency": elect_frequency,
-    "normfrac": elect_normfrac,
-    "normmass": elect_normmass,
-    "none": elect_nothing,
-}
-_COMBINE = {
-    "mean": (combine_mean, moved_mean),
-    "sum": (combine_sum, plain_sum),
-    "max": (combine_max, plain_magnitude),
-    "plain_mean": (signed_mean, plain_mean),
-    "plain_sum": (signed_sum, plain_sum),
-    "median": (signed_median, plain_median),
-    "magnitude": (signed_magnitude, plain_magnitude),
-}
-
 _THRESHOLD = {
     "magnitude": (Statistic("threshold", magnitude, Rank(_smallest_kept, by="density"), each=True),),
     "norm": (Statistic("threshold", magnitude, Share(by="density"), each=True),),
@@ -436,32 +246,40 @@ class Ties(Method):
     needs_base: ClassVar = True
     laws: ClassVar = {Law.COPIES: {"density": 1.0}, Law.ORDER: {}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}
 
-    density: PerModel[Fraction] = parameter(0.2, "fraction of each task vector that trimming keeps (for trim: norm, of its squared length)")
+    density: PerModel[Fraction] = parameter(
+        0.2, "fraction of each task vector that trimming keeps (for trim: norm, of its squared length)"
+    )
     weight: PerModel[Number] = parameter(1.0, "factor of each task vector, applied before the election")
     scale: Number = parameter(1.0, "factor of the merged task vector (lambda)")
-    scope: Literal["model", "tensor"] = parameter("model", "trim and count signs over the whole model, or tensor by tensor")
+    scope: Literal["model", "tensor"] = parameter(
+        "model", "trim and count signs over the whole model, or tensor by tensor"
+    )
     trim: Trim = parameter("magnitude", "how the threshold is found")
-    elect: Annotated[Any, Tensors()] = parameter("mass", "how the sign is chosen: mass, frequency, normfrac, normmass, none, or given signs (a file of tensors)")
+    elect: Annotated[Any, Tensors()] = parameter(
+        "mass", "how the sign is chosen: mass, frequency, normfrac, normmass, none, or given signs (a file of tensors)"
+    )
     combine: Combination = parameter("mean", "how the changes become one")
-    deviations: PerModel[Annotated[float, Field(ge=0.0)]] = parameter(1.0, "with trim: deviation, how many standard deviations from the mean are trimmed")
+    deviations: PerModel[Annotated[float, Field(ge=0.0)]] = parameter(
+        1.0, "with trim: deviation, how many standard deviations from the mean are trimmed"
+    )
 
     @field_validator("elect")
     @classmethod
     def _an_election_or_signs(cls, value: Any) -> Any:
-        if isinstance(value, str) and value not in _ELECT and not value.endswith(".safetensors"):
-            raise ValueError(f"should be one of {', '.join(_ELECT)}, or the path of a .safetensors file of signs")
+        if isinstance(value, str) and value not in ELECTIONS and not value.endswith(".safetensors"):
+            raise ValueError(f"should be one of {', '.join(ELECTIONS)}, or the path of a .safetensors file of signs")
         return value
 
     def program(self) -> Program:
         """Thresholds, then the majority of signs, then the map; a pass is left out when an option makes it moot."""
         trims_nothing = self.trim == "magnitude" and min(self.density) == 1.0
-        given = self.elect not in _ELECT if isinstance(self.elect, str) else True
+        given = self.elect not in ELECTIONS if isinstance(self.elect, str) else True
         votes = not given and self.elect != "none"
-        signed, unsigned = _COMBINE[self.combine]
+        signed, unsigned = COMBINATIONS[self.combine]
         zeros = (0.0,) * len(self.weight)
         functions = {
             "trim": trim_none if trims_nothing else _TRIM[self.trim],
-            "elect": elect_nothing if given else _ELECT[self.elect],
+            "elect": elect_nothing if given else ELECTIONS[self.elect],
             "combine": signed if given or votes else unsigned,
         }
         norms = (_NORM,) if self.elect in ("normfrac", "normmass") else ()
@@ -469,7 +287,14 @@ class Ties(Method):
             ties_with_signs if given else ties,
             functions,
             statistics=(*(() if trims_nothing else _THRESHOLD[self.trim]), *norms, *((_MAJORITY,) if votes else ())),
-            values={"weight": self.weight, "scale": self.scale, "majority": 0.0, "threshold": zeros, "center": zeros, "norm": zeros},
+            values={
+                "weight": self.weight,
+                "scale": self.scale,
+                "majority": 0.0,
+                "threshold": zeros,
+                "center": zeros,
+                "norm": zeros,
+            },
             auxiliary={"signs": self.elect} if given else {},
             whole_model=self.scope == "model",
         )

@@ -22,7 +22,9 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -79,7 +81,9 @@ def _problem(item: Any, where: str) -> Problem:
     if item["type"] == "extra_forbidden":
         known = _schema_at(item["loc"]).model_fields
         inside = f" in {'.'.join(place[:-1])}" if len(place) > 1 else ""
-        return Problem(f"{where}unknown key {place[-1]!r}{inside}", nearest(place[-1], known) or f"known: {', '.join(known)}")
+        return Problem(
+            f"{where}unknown key {place[-1]!r}{inside}", nearest(place[-1], known) or f"known: {', '.join(known)}"
+        )
     message = item["msg"].removeprefix("Value error, ")
     return Problem(f"{where}{'.'.join(place)}: {message}" if place else f"{where}{message}", _REMEDY)
 

@@ -109,13 +109,17 @@ def _check_parameters(recipe: Recipe) -> None:
     for rule in recipe.rules:
         kind = used[rule.method or recipe.method]
         where = f"rule {', '.join(rule.match)!r}"
-        problems += [_unknown(p, kind.model_fields, where, [kind.name]) for p in rule.parameters if p not in kind.model_fields]
+        problems += [
+            _unknown(p, kind.model_fields, where, [kind.name]) for p in rule.parameters if p not in kind.model_fields
+        ]
     for name, entry in zip(recipe.names, recipe.models, strict=True):
         for p in entry.parameters:
             if p not in fields:
                 problems.append(_unknown(p, fields, f"model {name!r}", used))
             elif not any(p in kind.model_fields and kind.is_per_model(p) for kind in used.values()):
-                problems.append(Problem(f"model {name!r}: {p} is one value for all models", "write it under `parameters`"))
+                problems.append(
+                    Problem(f"model {name!r}: {p} is one value for all models", "write it under `parameters`")
+                )
     if problems:
         raise InputError(problems)
 

@@ -163,7 +163,9 @@ class Recipe(_Strict):
 
 
 def _is_entry(value: object) -> bool:
-    return isinstance(value, ModelEntry) or (isinstance(value, Mapping) and "path" in value and not hasattr(value["path"], "dtype"))
+    return isinstance(value, ModelEntry) or (
+        isinstance(value, Mapping) and "path" in value and not hasattr(value["path"], "dtype")
+    )
 
 
 def _name_of(path: object, position: int) -> str:

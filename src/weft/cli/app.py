@@ -1,0 +1,47 @@
+"""The `weft` command. Commands import what they need when they run, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import weft
+from weft.cli.merge import merge
+from weft.cli.methods import methods
+
+app = typer.Typer(
+    name="weft",
+    help="Weave several fine-tuned neural networks into one, without training.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(merge)
+app.command()(methods)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"weft {weft.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Weave several fine-tuned neural networks into one, without training."""
+
+
+def main() -> None:
+    """Run the command line; an interrupt ends it with the shell's usual code and no trace."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was written\n")
+        sys.exit(130)

@@ -1,0 +1,98 @@
+"""`weft methods`: what exists, and what its parameters mean."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from weft.methods.method import Method
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method in full.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the merge methods, or explain one: its formula, its parameters, its source.
+
+    **Examples**: `weft methods`, `weft methods ties`
+    """
+    from weft.cli.reporting import reported
+    from weft.methods.registry import METHODS, method
+
+    with reported(as_json):
+        chosen = [method(name)] if name else list(METHODS.values())
+    if as_json:
+        typer.echo(json.dumps([_described(kind) for kind in chosen], indent=2))
+    elif name:
+        _show(chosen[0])
+    else:
+        _list(chosen)
+
+
+def _described(kind: type[Method]) -> dict[str, Any]:
+    return {
+        "name": kind.name,
+        "title": kind.title,
+        "source": kind.source,
+        "needs_base": kind.needs_base,
+        "parameters": [
+            {
+                "name": field,
+                "default": info.default,
+                "per_model": kind.is_per_model(field),
+                "allowed": _allowed(kind, field),
+                "description": info.description,
+            }
+            for field, info in kind.model_fields.items()
+        ],
+    }
+
+
+def _allowed(kind: type[Method], field: str) -> str:
+    """In words: what values a parameter takes, read from its JSON schema."""
+    schema = kind.model_json_schema()["properties"][field]
+    schema = schema.get("items", schema)
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in (("minimum", ">="), ("maximum", "<=")) if key in schema]
+    return {"number": " ".join(["a number", *bounds]), "boolean": "true or false"}.get(
+        schema.get("type", ""), "see description"
+    )
+
+
+def _list(kinds: list[type[Method]]) -> None:
+    from rich.table import Table
+
+    from weft.cli.reporting import console
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("method", "what it does", "base", "parameters"):
+        table.add_column(column, no_wrap=column == "method")
+    for kind in kinds:
+        table.add_row(kind.name, kind.title, "needed" if kind.needs_base else "optional", ", ".join(kind.model_fields))
+    console().print(table)
+    console().print("\n[dim]weft methods NAME explains one.[/]")
+
+
+def _show(kind: type[Method]) -> None:
+    import inspect
+
+    from rich.table import Table
+
+    from weft.cli.reporting import console
+
+    out = console()
+    out.print(f"[bold]{kind.name}[/] - {kind.title}\n")
+    text = inspect.getdoc(kind) or ""
+    out.print(text.split("\n\nExample:")[0], markup=False, highlight=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("parameter", "default", "allowed", "meaning"):
+        table.add_column(column, no_wrap=column in ("parameter", "default"))
+    for parameter in _described(kind)["parameters"]:
+        meaning = parameter["description"] + (" [dim](per model)[/]" if parameter["per_model"] else "")
+        table.add_row(parameter["name"], json.dumps(parameter["default"]).strip('"'), parameter["allowed"], meaning)
+    out.print()
+    out.print(table)

@@ -1,0 +1,135 @@
+"""What a person sees: errors with their exit codes, progress on a terminal or in plain lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from types import TracebackType
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+from weft.engine.progress import Progress
+from weft.errors import InputError, WeftError
+
+FAILED, BAD_INPUT = 1, 2
+
+
+def console() -> Console:
+    """Where results go: standard output."""
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+@contextmanager
+def reported(as_json: bool) -> Iterator[None]:
+    """Turn Weft's errors into one clear message and an exit code: 2 for bad input, 1 for a merge that failed."""
+    try:
+        yield
+    except WeftError as error:
+        code = BAD_INPUT if isinstance(error, InputError) else FAILED
+        if as_json:
+            typer.echo(json.dumps({"ok": False, "problems": _problems(error)}, indent=2))
+        else:
+            Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        raise typer.Exit(code) from None
+
+
+def _problems(error: WeftError) -> list[dict[str, str]]:
+    if isinstance(error, InputError):
+        return [{"what": problem.what, "remedy": problem.remedy} for problem in error.problems]
+    return [{"what": str(error), "remedy": ""}]
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+class Shown(Progress):
+    """Progress on standard error: a bar on a terminal, else a line now and then; quiet but for warnings on request."""
+
+    INTERVAL = 5.0
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True, soft_wrap=True)
+        self._quiet = quiet
+        self._lock = Lock()
+        self._name, self._total, self._done = "", 0, 0
+        self._began = self._told = time.monotonic()
+        self._bar: Bar | None = None
+        if not quiet and self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Bar(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("reading headers", total=None)
+
+    def __enter__(self) -> Shown:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def phase(self, name: str, total: int) -> None:
+        """A new bar, or a line."""
+        with self._lock:
+            self._name, self._total, self._done = name, total, 0
+            self._began = self._told = time.monotonic()
+        if self._bar:
+            self._bar.reset(self._task, description=name, total=total or None)
+        elif not self._quiet:
+            self._line(f"{name}: {_size(total)}" if total else name)
+
+    def advance(self, count: int) -> None:
+        """Move the bar, or say how far it is every few seconds."""
+        if self._bar:
+            self._bar.advance(self._task, count)
+            return
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            due = not self._quiet and now - self._told > self.INTERVAL
+            self._told = now if due else self._told
+        if due:
+            rate = self._done / (now - self._began)
+            left = max(self._total - self._done, 0) / rate
+            self._line(f"{self._name}: {_size(self._done)} of {_size(self._total)}, {_size(rate)}/s, {left:.0f} s left")
+
+    def message(self, text: str) -> None:
+        """A line."""
+        if not self._quiet:
+            self._line(text)
+
+    def warning(self, text: str) -> None:
+        """A line, even when quiet."""
+        self._console.print(f"[yellow]warning:[/] {_escaped(text)}", highlight=False)
+
+    def _line(self, text: str) -> None:
+        self._console.print(_escaped(text), highlight=False)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+size_text = _size
