@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from weft.engine.merging import Report, merge, merge_to
     from weft.engine.progress import Progress
     from weft.errors import InputError, MergeError, Problem, WeftError
-    from weft.methods.method import Method
-    from weft.methods.registry import method, methods
+    from weft.algorithms.method import Method
+    from weft.algorithms.registry import method, methods
     from weft.recipes.loading import load_recipe
     from weft.recipes.schema import Recipe
 
@@ -22,9 +22,9 @@ _HOME = {
     "merge_to": "weft.engine.merging",
     "Report": "weft.engine.merging",
     "Progress": "weft.engine.progress",
-    "methods": "weft.methods.registry",
-    "method": "weft.methods.registry",
-    "Method": "weft.methods.method",
+    "methods": "weft.algorithms.registry",
+    "method": "weft.algorithms.registry",
+    "Method": "weft.algorithms.method",
     "Recipe": "weft.recipes.schema",
     "load_recipe": "weft.recipes.loading",
     "WeftError": "weft.errors",

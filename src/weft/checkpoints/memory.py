@@ -32,7 +32,7 @@ class InMemory(Checkpoint):
         self.holds_torch = any(is_torch_tensor(value) for value in tensors.values())
         specs: dict[str, TensorSpec] = {}
         self._arrays: dict[str, Array] = {}
-        first: dict[tuple[Any, ...], str] = {}
+        first: dict[Any, str] = {}
         tied: dict[str, str] = {}
         for name, value in tensors.items():
             dtype, array = _storage(name, value, label)
@@ -72,11 +72,6 @@ def is_module(value: object) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def is_tensor_dict(value: object) -> bool:
-    """Whether this is a map whose values look like tensors."""
-    return isinstance(value, Mapping) and all(is_torch_tensor(v) or isinstance(v, np.ndarray) for v in value.values())
-
-
 def _storage(name: str, value: Any, label: str) -> tuple[DType, Array]:
     if is_torch_tensor(value):
         dtype = _known(name, str(value.dtype).removeprefix("torch."), label)
@@ -86,7 +81,7 @@ def _storage(name: str, value: Any, label: str) -> tuple[DType, Array]:
         elif dtype.name.startswith("float8"):
             flat = flat.view(sys.modules["torch"].uint8)
         return dtype, np.asarray(flat.numpy()).view(dtype.storage)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, np.generic)):
         dtype = _known(name, value.dtype.name, label)
         return dtype, np.ascontiguousarray(value).reshape(-1).view(dtype.storage)
     raise InputError(
@@ -102,8 +97,10 @@ def _known(name: str, dtype: str, label: str) -> DType:
     return BY_NAME[dtype]
 
 
-def _identity(value: Any) -> tuple[Any, ...]:
+def _identity(value: Any) -> Any:
     """Equal for two tensors that are the same numbers in the same place."""
     if is_torch_tensor(value):
         return (value.device, value.data_ptr(), tuple(value.shape), tuple(value.stride()), value.dtype)
+    if isinstance(value, np.generic):
+        return id(value)
     return (value.__array_interface__["data"][0], value.shape, value.strides, value.dtype)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from weft.checkpoints.checkpoint import Checkpoint
-from weft.checkpoints.memory import InMemory, is_module, is_tensor_dict
+from weft.checkpoints.memory import InMemory, is_module
 from weft.checkpoints.safetensors import open_safetensors
 from weft.errors import InputError
 
@@ -35,7 +36,7 @@ def open_checkpoint(source: Source, label: str = "a state dict") -> Checkpoint:
         return open_safetensors(Path(source).expanduser())
     if is_module(source):
         return InMemory(source.state_dict(), label)
-    if is_tensor_dict(source):
+    if isinstance(source, Mapping):
         return InMemory(source, label)
     remedy = "pass a path, a dict of tensors or an nn.Module"
     raise InputError(f"{label}: cannot read tensors from a {type(source).__name__}", remedy)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from weft.methods.method import Method
+    from weft.algorithms.method import Method
 
 
 def methods(
@@ -20,7 +20,7 @@ def methods(
     **Examples**: `weft methods`, `weft methods ties`
     """
     from weft.cli.reporting import reported
-    from weft.methods.registry import METHODS, method
+    from weft.algorithms.registry import METHODS, method
 
     with reported(as_json):
         chosen = [method(name)] if name else list(METHODS.values())

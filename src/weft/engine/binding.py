@@ -14,7 +14,7 @@ from weft.engine.work import Key, Operand, Tile, Work
 from weft.kernels.compiler import Input, Kernel, Loop, compiled, packed
 from weft.kernels.dtypes import DType
 from weft.kernels.element import Scalar
-from weft.methods.method import Note
+from weft.algorithms.method import Note
 
 Values = Mapping[str, float | tuple[float, ...]]
 """The numbers that scalar functions may ask for, by name: one, or one for each model."""

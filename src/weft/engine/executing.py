@@ -26,7 +26,7 @@ def execute(plan: Plan, budget: Budget, sink: Sink, progress: Progress) -> None:
         progress: is told.
     """
     residency = Residency(budget.resident)
-    together, alone = _scopes(plan.works)
+    together, alone = _scopes([work for work in plan.works if work.spec.size])
     large = [[work] for work in alone if work.spec.size > budget.tile]
     for works in (*together, *large):
         _run(works, Runner(budget.threads), budget, residency, sink, progress)

@@ -8,12 +8,12 @@ from typing import Any
 
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.inputs import Inputs
-from weft.engine.tied import same_numbers, tied_groups
+from weft.engine.tied import Tied, same_numbers, tied_groups
 from weft.engine.work import Copied, Key, Operand, Work
 from weft.errors import InputError, Problem, listed, nearest
 from weft.kernels.dtypes import BY_NAME, DType, Kind, compute_dtype
 from weft.kernels.element import element
-from weft.methods.method import Method, Program
+from weft.algorithms.method import Method, Program
 from weft.recipes.resolving import Action, Drop, Merge, Resolver, Use
 from weft.recipes.schema import Recipe
 
@@ -90,11 +90,11 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._check_bases()
-        origin, problems = tied_groups(self._inputs)
-        self._problems += problems
+        tied = tied_groups(self._inputs)
+        self._problems += tied.problems
         items: list[Work | Copied] = []
         dropped: list[str] = []
-        for names, action in self._groups(origin):
+        for names, action in self._groups(tied):
             if isinstance(action, Drop):
                 dropped.extend(names)
                 continue
@@ -119,18 +119,18 @@ class _Planner:
         """All tensor names of all inputs, each once, the reference's first and in its order."""
         return iter(dict.fromkeys(name for _, c in self._inputs.all() for name in c.tensors))
 
-    def _groups(self, origin: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], Action]]:
+    def _groups(self, tied: Tied) -> Iterator[tuple[tuple[str, ...], Action]]:
         """Names that are one tensor and are treated alike, with what is done with them."""
         members: dict[str, list[str]] = {}
         for name in self._names():
-            members.setdefault(origin.get(name, name), []).append(name)
+            members.setdefault(tied.origin.get(name, name), []).append(name)
         for names in members.values():
             alike: dict[int, tuple[Action, list[str]]] = {}
             for name in names:
                 action = self._resolver.action(name)
                 alike.setdefault(id(action), (action, []))[1].append(name)
             kept = [action for action, _ in alike.values() if not isinstance(action, Drop)]
-            if len(kept) > 1:
+            if len(kept) > 1 and names[0] in tied.certain:
                 what = f"tensors {listed(names)} are one tensor, but the rules treat them differently"
                 self._problems.append(Problem(what, "write one rule that matches all of them"))
             for action, together in alike.values():

@@ -18,7 +18,7 @@ from weft.engine.work import Tile, Work, tiles
 from weft.kernels.element import Scalar
 from weft.kernels.folds import BLOCK, block_sums
 from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tables
-from weft.methods.method import Rank, Share, Statistic, Total
+from weft.algorithms.method import Rank, Share, Statistic, Total
 
 Slot = int | None
 """Which model a number belongs to; None: to all together."""

@@ -8,7 +8,8 @@ input* are taken for one tensor.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,18 +21,34 @@ _SAMPLE = 512
 _CHUNK = 1 << 20
 
 
-def tied_groups(inputs: Inputs) -> tuple[dict[str, str], list[Problem]]:
-    """For each name that shares its tensor, the name under which it is merged; and what contradicts itself.
+@dataclass(frozen=True)
+class Tied:
+    """Names that are one tensor.
+
+    Attributes:
+        origin: for each name but one of every group, that one.
+        certain: names whose sharing was seen in memory; the others only have equal bytes everywhere.
+        problems: where sharing contradicts itself.
+    """
+
+    origin: Mapping[str, str]
+    certain: frozenset[str]
+    problems: tuple[Problem, ...]
+
+
+def tied_groups(inputs: Inputs) -> Tied:
+    """Find the names that share their tensor.
 
     A name may be absent from an input that holds the tensor under another name of its group: `save_pretrained` drops
     all but one. Where a tensor is shared in one input and differs in another, that is a problem, not a choice.
     """
     origin = _roots(pair for _, checkpoint in inputs.all() for pair in checkpoint.tied.items())
+    certain = frozenset((*origin.keys(), *origin.values()))
     problems = [problem for alias, first in origin.items() for problem in _contradictions(inputs, alias, first)]
     for alias, first in _lookalikes(inputs.reference, set(origin)):
         if all(_equal(checkpoint, alias, first) for _, checkpoint in inputs.all()):
             origin[alias] = first
-    return origin, problems
+    return Tied(origin, certain, tuple(problems))
 
 
 def _roots(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

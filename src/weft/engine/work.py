@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.kernels.dtypes import DType
-from weft.methods.method import Method, Program
+from weft.algorithms.method import Method, Program
 
 Key = tuple[str, int | None]
 """Which argument of a scalar function, and for which model (None: one for all)."""

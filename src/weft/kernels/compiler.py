@@ -111,7 +111,7 @@ def source_of(loop: Loop) -> str:
     """The generated module as text.
 
     Example:
-        >>> from weft.methods.linear import weighted_average
+        >>> from weft.algorithms.linear import weighted_average
         >>> from weft.kernels.dtypes import BFLOAT16
         >>> inputs = tuple(Input("tuned", i, BFLOAT16) for i in range(2))
         >>> loop = Loop(weighted_average, (), inputs, (("weight", 2), ("mass", 0)), 2, FLOAT32, BFLOAT16)

@@ -36,7 +36,7 @@ def specialised(function: Scalar, models: int) -> str:
 
     Example:
         >>> from weft.kernels.element import element
-        >>> from weft.methods.linear import weighted_average
+        >>> from weft.algorithms.linear import weighted_average
         >>> "for " in specialised(weighted_average, models=2)
         False
     """

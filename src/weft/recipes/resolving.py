@@ -9,8 +9,8 @@ from fnmatch import translate
 from typing import Any
 
 from weft.errors import InputError, Problem, nearest
-from weft.methods.method import Method
-from weft.methods.registry import method
+from weft.algorithms.method import Method
+from weft.algorithms.registry import method
 from weft.recipes.schema import Recipe, Rule
 
 

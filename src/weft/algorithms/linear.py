@@ -7,7 +7,7 @@ from typing import ClassVar, final
 from pydantic import model_validator
 
 from weft.kernels.element import element
-from weft.methods.method import Law, Method, Number, PerModel, Program, parameter
+from weft.algorithms.method import Law, Method, Number, PerModel, Program, parameter
 
 
 @element

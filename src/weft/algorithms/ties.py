@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, final
 from pydantic import Field, field_validator
 
 from weft.kernels.element import element
-from weft.methods.elections import COMBINATIONS, ELECTIONS, Function, Reals, elect_nothing, sign_of
-from weft.methods.method import (
+from weft.algorithms.elections import COMBINATIONS, ELECTIONS, Function, Reals, elect_nothing, sign_of
+from weft.algorithms.method import (
     Fraction,
     Law,
     Method,

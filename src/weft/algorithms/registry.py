@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from weft.errors import InputError, nearest
-from weft.methods.fisher import Fisher
-from weft.methods.linear import Linear
-from weft.methods.method import Method
-from weft.methods.task_arithmetic import TaskArithmetic
-from weft.methods.ties import Ties
+from weft.algorithms.fisher import Fisher
+from weft.algorithms.linear import Linear
+from weft.algorithms.method import Method
+from weft.algorithms.task_arithmetic import TaskArithmetic
+from weft.algorithms.ties import Ties
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
     {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from weft.kernels.element import element
-from weft.methods.method import Law, Method, Number, PerModel, Program, parameter
+from weft.algorithms.method import Law, Method, Number, PerModel, Program, parameter
 
 
 @element

@@ -22,7 +22,7 @@ from tests.reference import (
     trim_vector,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case for case in json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8"))["cases"]
 }

@@ -191,7 +191,7 @@ class Method(BaseModel, ABC):
             InputError: naming the parameter, the model and the value.
 
         Example:
-            >>> from weft.methods.linear import Linear
+            >>> from weft.algorithms.linear import Linear
             >>> Linear.resolved(["a", "b"], rule={"weight": {"b": 3}}, common={"weight": 2}).weight
             (2.0, 3.0)
         """

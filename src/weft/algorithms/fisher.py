@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, final
 from pydantic import model_validator
 
 from weft.kernels.element import element
-from weft.methods.method import (
+from weft.algorithms.method import (
     Law,
     Method,
     NonNegative,

@@ -1,0 +1,224 @@
+"""What happens to every tensor, and what is said when something does not fit. Nothing is ever skipped in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+import weft
+
+W = np.arange(6, dtype=np.float32).reshape(2, 3)
+V = -W
+
+
+def complaint(*models: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(weft.InputError) as caught:
+        weft.merge(list(models), **options)
+    return str(caught.value)
+
+
+def warned(*models: dict[str, Any], **options: Any) -> list[str]:
+    heard: list[str] = []
+
+    class Listener(weft.Progress):
+        def warning(self, text: str) -> None:
+            heard.append(text)
+
+    weft.merge(list(models), progress=Listener(), **options)
+    return heard
+
+
+def test_a_missing_tensor_names_the_models_and_the_remedy() -> None:
+    text = complaint({"w": W, "layers.0.v": V}, {"w": W, "layer.0.v": V})
+    assert "tensor 'layers.0.v' is in model 'model_0' but missing from model 'model_1'" in text
+    assert "did you mean 'layer.0.v'?" in text
+    assert "`use: drop`" in text
+
+
+def test_two_shapes_are_both_named() -> None:
+    text = complaint({"w": W}, {"w": W.T}, base={"w": W})
+    assert "tensor 'w' has shape [2, 3] in base but [3, 2] in model 'model_1'" in text
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = complaint({"a": W, "b": V, "c": W + 1}, {"a": W.T, "c": W, "d": V})
+    assert text.startswith("3 problems:\n1. tensor 'a' has shape")
+    assert "tensor 'b' is in" in text
+    assert "tensor 'd' is in" in text
+
+
+def test_a_different_architecture_does_not_flood_the_screen() -> None:
+    text = complaint({f"a{i}": W + i for i in range(50)}, {f"b{i}": W + i for i in range(50)})
+    assert "and 80 more of this kind" in text
+
+
+def test_a_method_that_needs_a_base_says_so() -> None:
+    text = complaint({"w": W}, method="ties")
+    assert "method ties needs a base model" in text
+    assert "-b" in text
+
+
+def test_integers_pass_when_equal_and_are_named_when_not() -> None:
+    ids = np.arange(4)
+    merged = weft.merge([{"w": W, "ids": ids}, {"w": W, "ids": ids.copy()}])
+    assert merged["ids"].dtype == np.int64
+    assert merged["ids"].tolist() == [0, 1, 2, 3]
+    text = complaint({"w": W, "ids": ids}, {"w": W, "ids": ids + 1})
+    assert "tensor 'ids' (int64 [4]) is not a float and differs between model 'model_0'" in text
+    assert "`use: base`" in text
+
+
+def test_booleans_pass() -> None:
+    mask = np.array([True, False])
+    assert weft.merge([{"m": mask, "w": W}, {"m": mask, "w": W}])["m"].tolist() == [True, False]
+
+
+def test_numbers_of_different_kinds_are_not_mixed() -> None:
+    assert "is float32 in model 'model_0' but int64 in model 'model_1'" in complaint({"w": W}, {"w": W.astype(np.int64)})
+
+
+def test_raw_codes_are_never_merged() -> None:
+    codes = torch.zeros(3).to(torch.float8_e4m3fn)
+    assert "its codes cannot be averaged" in complaint({"w": codes}, {"w": codes})
+    assert torch.equal(weft.merge({"a": {"w": codes}}, rules=[{"match": "w", "use": "a"}])["w"].float(), torch.zeros(3))
+
+
+def test_rules_copy_and_drop_before_shapes_are_compared() -> None:
+    models = {"a": {"w": W, "head": V}, "b": {"w": W, "head": V[:1]}}
+    merged = weft.merge(models, rules=[{"match": "head", "use": "b"}])
+    assert merged["head"].shape == (1, 3)
+    assert list(weft.merge(models, rules=[{"match": "head", "use": "drop"}])) == ["w"]
+
+
+def test_a_rule_that_copies_what_is_not_there() -> None:
+    models = {"a": {"w": W, "head": V}, "b": {"w": W}}
+    with pytest.raises(weft.InputError, match="a rule says use: b, but model 'b' does not have it"):
+        weft.merge(models, rules=[{"match": "head", "use": "b"}])
+
+
+def test_a_rule_that_matches_nothing_is_told() -> None:
+    assert warned({"w": W}, {"w": W}, rules=[{"match": "*hed*", "method": "linear"}]) == ["rule '*hed*' matched no tensor"]
+
+
+def test_dropping_everything_is_an_error() -> None:
+    assert "the rules drop every tensor" in complaint({"w": W}, rules=[{"match": "*", "use": "drop"}])
+
+
+def test_a_fisher_of_another_model_is_refused() -> None:
+    models, fishers = [{"w": W}, {"w": W}], [{"v": W}, {"w": W.T}]
+    text = complaint(*models, method="fisher", fisher=fishers)
+    assert "fisher of model 'model_0' (fisher of model 'model_0') has no tensor 'w'" in text
+    text = complaint(*models, method="fisher", fisher=[None, fishers[1]])
+    assert "tensor 'w' is float32 [3, 2], the models have float32 [2, 3]" in text
+
+
+def test_a_fisher_file_that_is_not_there(tmp_path: Path) -> None:
+    text = complaint({"w": W}, {"w": W}, method="fisher", fisher=[None, tmp_path / "f.safetensors"])
+    assert text.count("no such file or folder") == 1
+    assert "fisher of model 'model_1'" in text
+
+
+def test_the_output_has_the_format_of_the_base() -> None:
+    half = {"w": W.astype(np.float16)}
+    assert weft.merge([{"w": W}, {"w": W}], base=half)["w"].dtype == np.float16
+    assert weft.merge([{"w": W}, half])["w"].dtype == np.float32
+    assert weft.merge([half, {"w": W}], dtype="float64")["w"].dtype == np.float64
+
+
+def test_a_copy_changes_its_format_too() -> None:
+    merged = weft.merge([{"w": W}, {"w": W}], dtype="float16", rules=[{"match": "w", "use": "model_1"}])
+    assert merged["w"].dtype == np.float16
+    assert merged["w"].tolist() == W.tolist()
+
+
+def test_too_little_memory_says_how_much_would_do() -> None:
+    assert "is too small" in (text := complaint({"w": W}, {"w": W}, memory="10kB"))
+    assert "workers need" in text
+
+
+class TestTied:
+    """`lm_head` and the embedding are one tensor and stay one."""
+
+    @staticmethod
+    def module(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(7, 3), "head": torch.nn.Linear(3, 7, bias=False)})
+        model["head"].weight = model["embed"].weight
+        return model
+
+    def test_modules(self) -> None:
+        merged = weft.merge([self.module(0), self.module(1)])
+        assert merged["embed.weight"] is merged["head.weight"]
+        mean = (self.module(0)["embed"].weight + self.module(1)["embed"].weight) / 2
+        assert torch.allclose(merged["head.weight"], mean)
+
+    def test_an_alias_that_a_file_left_out(self, tmp_path: Path) -> None:
+        """`save_pretrained` keeps one of the names."""
+        save_file({"embed.weight": self.module(1)["embed"].weight.detach().numpy()}, tmp_path / "b.safetensors")
+        merged = weft.merge([self.module(1), tmp_path / "b.safetensors"], base=self.module(0), method="ties", density=1)
+        assert merged["embed.weight"] is merged["head.weight"]
+        assert torch.allclose(merged["embed.weight"], self.module(1)["embed"].weight)
+
+    def test_they_count_once_in_a_statistic(self) -> None:
+        rng = np.random.default_rng(0)
+        base, *tuned = ({"e": rng.standard_normal((9, 4)), "w": rng.standard_normal(30)} for _ in range(4))
+        double = [{**t, "head": t["e"]} for t in (base, *tuned)]
+        alone = weft.merge(tuned, base=base, method="ties")
+        merged = weft.merge(double[1:], base=double[0], method="ties")
+        assert np.array_equal(merged["w"], alone["w"])
+        copied = [{**t, "head": t["e"].copy()} for t in (base, *tuned)]
+        assert np.array_equal(weft.merge(copied[1:], base=copied[0], method="ties")["w"], alone["w"])
+
+    def test_tied_here_and_different_there(self) -> None:
+        tied = {"e": W, "head": W}
+        text = complaint({"e": W, "head": W + 1}, base=tied, method="ties")
+        assert "'head' and 'e' are one tensor in base, but differ in model 'model_0'" in text
+
+    def test_rules_may_not_tear_them_apart(self) -> None:
+        tied = {"e": W, "head": W}
+        text = complaint(tied, tied, rules=[{"match": "head", "parameters": {"weight": {"model_0": 2}}}])
+        assert "tensors e, head are one tensor, but the rules treat them differently" in text
+
+    def test_equal_bytes_under_different_rules_are_two_tensors(self) -> None:
+        models = [{"e": W, "head": W.copy()}, {"e": W + 1, "head": W + 1}]
+        merged = weft.merge(models, rules=[{"match": "head", "use": "model_1"}])
+        assert np.array_equal(merged["e"], W + 0.5)
+        assert np.array_equal(merged["head"], W + 1)
+
+    def test_an_alias_may_be_dropped(self) -> None:
+        tied = {"e": W, "head": W}
+        assert list(weft.merge([tied, tied], rules=[{"match": "head", "use": "drop"}])) == ["e"]
+
+
+class TestInMemory:
+    """What comes in goes out: torch for torch, numpy for numpy, inputs untouched."""
+
+    def test_torch(self) -> None:
+        tensors = [{"w": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)}, {"w": torch.tensor([3.0, 4.0], dtype=torch.bfloat16)}]
+        merged = weft.merge(tensors)
+        assert merged["w"].dtype == torch.bfloat16
+        assert merged["w"].tolist() == [2.0, 3.0]
+        assert tensors[0]["w"].tolist() == [1.0, 2.0]
+
+    def test_a_view_that_is_not_contiguous(self) -> None:
+        square = torch.arange(9.0).reshape(3, 3)
+        assert torch.equal(weft.merge([{"w": square.T}, {"w": square.T}])["w"], square.T)
+        assert np.array_equal(weft.merge([{"w": W.T}, {"w": W.T}])["w"], W.T)
+
+    def test_parameters_that_require_gradients(self) -> None:
+        merged = weft.merge([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+        assert not merged["weight"].requires_grad
+
+    def test_names_for_models(self) -> None:
+        merged = weft.merge({"x": {"w": W}, "y": {"w": W + 4}}, weight={"y": 3, "default": 1})
+        assert np.allclose(merged["w"], W + 3)
+
+    def test_paths_give_torch_tensors(self, tmp_path: Path) -> None:
+        save_file({"w": W}, tmp_path / "a.safetensors")
+        assert torch.is_tensor(weft.merge([tmp_path / "a.safetensors"])["w"])
+        assert np.array_equal(load_file(tmp_path / "a.safetensors")["w"], W)

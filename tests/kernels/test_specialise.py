@@ -1,0 +1,77 @@
+"""Scalar functions keep their meaning when their loops are written out."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.kernels.element import element
+from weft.kernels.specialise import constants, dependencies, specialised
+
+HALF = 0.5
+
+
+@element
+def halved(x):
+    return HALF * x
+
+
+@element
+def example(base, tuned, weight):
+    """All forms a loop over models may take."""
+    total = 0.0
+    for i in range(len(tuned)):
+        total += weight[i] * tuned[i]
+    for k, theta in enumerate(tuned):
+        total += theta * weight[k]
+    doubled = tuple(2.0 * (theta - base) for theta in tuned)
+    for delta, w in zip(doubled, weight):
+        for other in tuned:
+            total += delta * w * halved(other)
+    return total / len(tuned)
+
+
+@element
+def breaks(tuned):
+    for theta in tuned:
+        if theta > 0.0:
+            break
+    return theta
+
+
+@element
+def prints(tuned):
+    return print(tuned)
+
+
+def run(source: str, name: str, **globals_: object):
+    namespace: dict[str, object] = {"real": float, **globals_}
+    exec(source, namespace)
+    return namespace[name]
+
+
+def test_the_written_out_function_is_the_same_function() -> None:
+    tuned, weight = (1.5, -2.0, 0.25), (0.5, 1.0, 3.0)
+    written = run(specialised(example, 3), "example", halved=halved)
+    assert written(0.5, tuned, weight) == example(0.5, tuned, weight)
+
+
+def test_no_loop_is_left_and_literals_have_the_precision_of_the_merge() -> None:
+    source = specialised(example, 2)
+    assert "for " not in source
+    assert "total = real(0.0)" in source
+    assert "/ real(2.0)" in source
+
+
+def test_what_it_needs_is_found() -> None:
+    assert dependencies(example) == [halved]
+    assert constants(halved) == {"HALF": 0.5}
+
+
+def test_a_loop_that_cannot_be_written_out_is_refused() -> None:
+    with pytest.raises(SyntaxError, match="no break, continue or else"):
+        specialised(breaks, 2)
+
+
+def test_a_name_that_cannot_be_compiled_is_refused() -> None:
+    with pytest.raises(TypeError, match="prints uses 'print', which cannot be compiled"):
+        constants(prints)
