@@ -1,0 +1,42 @@
+# One command does each thing; every target sets itself up, on a machine with Python 3.11 or newer, pip and make.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test fast long check bench format clean
+
+demo: $(READY) ## train, fine-tune, merge and compare on real digits
+	$(BIN)/python examples/digits.py
+
+test: $(READY) ## all tests but the long ones
+	$(BIN)/python -m pytest -m "not long"
+
+fast: $(READY) ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow and not long" -q
+
+long: $(READY) ## the tests that take minutes to hours
+	$(BIN)/python -m pytest -m long
+
+check: $(READY) ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## speed and memory against a floor and a plain torch loop
+	$(BIN)/python benchmarks/merging.py
+
+format: $(READY) ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and what was made
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)

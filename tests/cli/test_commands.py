@@ -1,0 +1,173 @@
+"""The command line, as a person or a pipeline sees it: what is printed where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import weft
+
+W = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for k, name in enumerate(["base", "a", "b"]):
+        (tmp_path / name).mkdir()
+        save_file({"w": W + k, "head": -W - k}, tmp_path / name / "model.safetensors", {"format": "pt"})
+        (tmp_path / name / "config.json").write_text(json.dumps({"of": name}))
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "weft.cli", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_merge_from_arguments(models: Path) -> None:
+    done = run(models, "merge", "-m", "task_arithmetic", "-b", "base", "a", "b", "-o", "out", "-p", "scale=0.5", "-p", "weight={b: 2}")
+    assert done.stdout.startswith("out  task_arithmetic, 2 merged, 48 B in model.safetensors, ")
+    assert done.stderr.startswith("merging: ")
+    merged = load_file(models / "out" / "model.safetensors")
+    assert np.allclose(merged["w"], W + 0.5 * (1 + 2 * 2))
+    assert json.loads((models / "out" / "config.json").read_text()) == {"of": "base"}
+
+
+def test_a_merge_from_a_recipe(models: Path) -> None:
+    (models / "recipes").mkdir()
+    recipe = "method: linear\nmodels: [../a, {path: ../b, weight: 3}]\nrules: [{match: head, use: a}]\n"
+    (models / "recipes" / "r.yaml").write_text(recipe)
+    run(models, "merge", "recipes/r.yaml", "-o", "out.safetensors", "--quiet")
+    merged = load_file(models / "out.safetensors")
+    assert np.allclose(merged["w"], W + 1.75)
+    assert np.array_equal(merged["head"], -W - 1)
+
+
+def test_the_recipe_lies_in_the_output_and_can_be_run_again(models: Path) -> None:
+    run(models, "merge", "-m", "ties", "-b", "base", "a", "b", "-o", "out", "-p", "density=0.5")
+    record = weft.load_recipe(models / "out" / "weft_recipe.yaml")
+    assert (record.method, record.parameters, record.names) == ("ties", {"density": 0.5}, ("a", "b"))
+    (models / "again.yaml").write_text((models / "out" / "weft_recipe.yaml").read_text())
+    run(models, "merge", "again.yaml", "-o", "twice")
+    assert (models / "twice" / "model.safetensors").read_bytes() == (models / "out" / "model.safetensors").read_bytes()
+
+
+def test_json(models: Path) -> None:
+    done = run(models, "merge", "-m", "linear", "a", "b", "-o", "out", "--json", "--dtype", "bfloat16")
+    report = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert report["ok"] is True
+    assert (report["output"], report["merged"], report["write_bytes"]) == ("out", 2, 24)
+
+
+def test_bad_input_is_exit_code_2_and_nothing_is_written(models: Path) -> None:
+    done = run(models, "merge", "-m", "ties", "a", "c", "-o", "out", code=2)
+    assert done.stdout == ""
+    assert "error: model 'c': c: no such file or folder" in done.stderr
+    assert sorted(p.name for p in models.iterdir()) == ["a", "b", "base"]
+
+
+def test_bad_input_as_json(models: Path) -> None:
+    done = run(models, "merge", "-m", "tise", "a", "-o", "out", "--json", code=2)
+    assert json.loads(done.stdout) == {
+        "ok": False,
+        "problems": [{"what": "there is no method 'tise'", "remedy": "did you mean 'ties'?"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["a", "b"], "give one recipe that ends in .yaml, or models and a method"),
+        (["r.yaml", "-b", "base"], "-b does not go with a recipe"),
+        (["r.yaml", "-p", "scale=1"], "-p does not go with a recipe"),
+        (["-m", "linear", "a", "-p", "weight"], "not of the form NAME=VALUE"),
+        (["-m", "linear", "a", "-p", "weight=[1"], "-p weight=[1: "),
+        (["-m", "linear", "a", "-p", "weight=1", "-p", "weight=2"], "given twice"),
+        (["-m", "linear", "a", "--memory", "lots"], "memory: 'lots' is not a size"),
+        (["-m", "linear", "a", "--dtype", "f16"], "output.dtype: 'f16' is not known"),
+    ],
+)
+def test_usage(models: Path, arguments: list[str], says: str) -> None:
+    assert says in run(models, "merge", *arguments, "-o", "out", code=2).stderr
+
+
+def test_an_existing_output_is_refused_unless_asked_for(models: Path) -> None:
+    run(models, "merge", "-m", "linear", "a", "-o", "out")
+    assert "out exists" in run(models, "merge", "-m", "linear", "b", "-o", "out", code=2).stderr
+    assert np.array_equal(load_file(models / "out" / "model.safetensors")["w"], W + 1)
+    (models / "out" / "stale-00001-of-00002.safetensors").write_bytes(b"")
+    run(models, "merge", "-m", "linear", "b", "-o", "out", "--overwrite")
+    assert sorted(p.name for p in (models / "out").iterdir()) == ["config.json", "model.safetensors", "weft_recipe.yaml"]
+    assert np.array_equal(load_file(models / "out" / "model.safetensors")["w"], W + 2)
+
+
+@pytest.mark.parametrize("output", ["a", "./a/../a", ".", "a/model.safetensors"])
+def test_an_output_that_is_an_input_is_always_refused(models: Path, output: str) -> None:
+    inputs = ["a/model.safetensors"] if output.endswith("safetensors") else ["a"]
+    done = run(models, "merge", "-m", "linear", *inputs, "-o", output, "--overwrite", code=2)
+    assert "is or contains the input" in done.stderr
+    assert (models / "a" / "model.safetensors").exists()
+
+
+def test_a_folder_that_is_not_a_model_is_never_overwritten(models: Path) -> None:
+    (models / "thesis").mkdir()
+    (models / "thesis" / "chapter1.tex").write_text("")
+    assert "does not look like a model" in run(models, "merge", "-m", "linear", "a", "-o", "thesis", "--overwrite", code=2).stderr
+    assert (models / "thesis" / "chapter1.tex").exists()
+
+
+def test_a_full_disk_is_told_before(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(weft.InputError, match="the output needs .* but .* free"):
+        weft.merge_to({"method": "linear", "models": [models / "a"]}, models / "out")
+
+
+def test_methods() -> None:
+    listed = run(Path.cwd(), "methods").stdout
+    assert all(name in listed for name in weft.methods())
+    shown = run(Path.cwd(), "methods", "ties").stdout
+    assert "Yadav et al. 2023" in shown
+    assert "density" in shown
+    described = json.loads(run(Path.cwd(), "methods", "fisher", "--json").stdout)
+    assert [p["name"] for p in described[0]["parameters"]] == ["fisher", "weight", "normalize", "floor", "favor_target"]
+    assert "did you mean 'fisher'?" in run(Path.cwd(), "methods", "fischer", code=2).stderr
+
+
+def test_version() -> None:
+    assert run(Path.cwd(), "--version").stdout == f"weft {weft.__version__}\n"
+
+
+def test_a_merge_of_files_never_imports_torch(models: Path) -> None:
+    program = (
+        "import sys\nfrom weft.cli.app import app\n"
+        "try: app(['merge', '-m', 'ties', '-b', 'base', 'a', 'b', '-o', 'out', '-q'])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print(sorted({'torch', 'transformers', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=models, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["methods", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom weft.cli.app import app\n"
+        f"try: app({arguments!r})\nexcept SystemExit: pass\n"
+        "print(sorted({'numpy', 'numba', 'torch', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+    assert "Usage:" in done.stdout
