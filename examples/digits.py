@@ -9,8 +9,8 @@ Everything is real and comes with scikit-learn: 1797 handwritten digits of 8x8 p
 5. counts how many test digits each network reads, seen in every way.
 
 All networks share one head of ten classes, so a merged model is a complete model. Each method runs with its defaults.
-The views differ in kind (angle, position, stroke, size, occlusion), leave a digit readable, and cost the base about a
-third to a half of its accuracy, so that there is something to learn.
+The views differ in kind (angle, position, stroke, size, occlusion), leave a digit readable, and cost the base between a
+quarter and three fifths of its accuracy, so that there is something to learn.
 
     python examples/digits.py --seeds 3 --out runs/demo --plot runs/demo/digits.png
 """
@@ -22,23 +22,20 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 import yaml
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from digits_slide import Slide
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
-from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
@@ -94,6 +91,7 @@ TASKS: dict[str, View] = {view.__name__: view for view in (upright, tilted, shif
 EXPERTS = list(TASKS)[1:]
 MERGES = {"average": "linear", "task arithmetic": "task_arithmetic", "TIES": "ties", "Fisher": "fisher"}
 ROWS = ["base", *EXPERTS, *MERGES]
+NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
 
 # The network and its training.
@@ -275,7 +273,7 @@ def step(console: Console, what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Results:
-    """Accuracies in percent, by seed, row and task."""
+    """Accuracies in percent, by seed, row and task; the first rows are the tasks' own networks, in the tasks' order."""
 
     accuracy: Array
 
@@ -300,25 +298,32 @@ class Results:
         """Percent of what the task's own network reaches, mean over tasks and seeds, by row."""
         return 100 * (self.accuracy / self.own[:, None]).mean((0, 2))
 
-    @property
-    def spread(self) -> Array:
-        """Standard deviation over seeds of the mean over tasks, by row; not a number for a single seed."""
-        seeds = len(self.accuracy)
-        return self.means.std(0, ddof=1) if seeds > 1 else np.full(len(ROWS), np.nan)
+    def mean_text(self, row: int) -> str:
+        """Mean over tasks and seeds, and the standard deviation over seeds where there are several."""
+        means = self.means[:, row]
+        return f"{means.mean():.1f} ± {means.std(ddof=1):.1f}" if len(means) > 1 else f"{means.mean():.1f}"
+
+
+def seeds_text(results: Results) -> str:
+    """What the numbers are."""
+    seeds = len(results.accuracy)
+    return f"mean of {seeds} seeds" if seeds > 1 else "one seed"
 
 
 def table_of(results: Results) -> Table:
     """The one table."""
-    seeds = len(results.accuracy)
-    title = f"Digits read correctly, percent; mean of {seeds} seed{'s' * (seeds > 1)}"
-    table = Table(title=title, caption="relative: to the task's own network (upright: the base; else its expert)")
+    table = Table(
+        title=f"Test digits read correctly, percent, {seeds_text(results)}",
+        caption="relative: to the task's own network (upright: the base; else its expert)",
+    )
     table.add_column("network")
     for name in (*TASKS, "mean", "relative"):
         table.add_column(name, justify="right")
     for k, row in enumerate(ROWS):
-        mean = f"{results.means[:, k].mean():.1f} ± {results.spread[k]:.1f}"
         cells = [f"{value:.1f}" for value in results.by_task[k]]
-        table.add_row(row, *cells, mean, f"{results.relative[k]:.1f}", end_section=row in ("base", EXPERTS[-1]))
+        table.add_row(
+            row, *cells, results.mean_text(k), f"{results.relative[k]:.1f}", end_section=row in ("base", EXPERTS[-1])
+        )
     return table
 
 
@@ -335,106 +340,19 @@ def save_results(results: Results, path: Path) -> None:
     path.write_text(json.dumps({"seeds": len(results.accuracy), "rows": rows}, indent=2) + "\n", "utf-8")
 
 
-# The picture.
-
-INK, QUIET, BAND = "#222222", "#767676", "#ECECEC"
-STYLE = {
-    "average": ("#0072B2", "o"),
-    "task arithmetic": ("#E69F00", "s"),
-    "TIES": ("#009E73", "D"),
-    "Fisher": ("#CC5FA0", "^"),
-}  # after Okabe and Ito: told apart by colour-blind eyes, and by shape
-NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
-
-
-def plot(results: Results, path: Path) -> None:
-    """One slide of 1600x900 pixels: for each task what the merged networks reach between base and expert."""
-    mpl.rcParams["font.size"] = 19
-    figure = Figure(figsize=(16, 9), dpi=100)
-    axes = figure.add_axes((0.055, 0.27, 0.735, 0.53))
-    write_title(figure, len(results.accuracy))
-    for place in range(len(TASKS)):
-        draw_task(axes, place, results.by_task[:, place], results.own.mean(0)[place])
-    mean = len(TASKS) + 0.25
-    draw_task(axes, mean, results.means.mean(0), results.own.mean())
-    label_mean(axes, mean, results)
-    show_tasks(axes, mean)
-    dress(axes, mean, results.by_task[[0, -4, -3, -2, -1]].min())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
-def write_title(figure: Figure, seeds: int) -> None:
-    """What is seen, and how to read it."""
-    title = f"{NUMBERS[len(EXPERTS)]} digit readers woven into one: accuracy on every task"
-    how = f"Test digits read correctly, percent, mean of {seeds} seed{'s' * (seeds > 1)}. "
-    how += "Grey bars: from the base up to the task's own expert."
-    figure.text(0.035, 0.905, title, size=32, weight="bold", color=INK)
-    figure.text(0.035, 0.85, how, size=19, color=QUIET)
-
-
-def draw_task(axes: Axes, place: float, values: Array, own: float) -> None:
-    """A band from the base to the task's own network, and a mark for each merged network."""
-    base = values[0]
-    axes.bar(place, own - base, 0.8, bottom=base, color=BAND)
-    axes.hlines([base, own], place - 0.4, place + 0.4, colors=[QUIET, INK], linewidths=[2, 3])
-    for k, name in enumerate(MERGES):
-        colour, marker = STYLE[name]
-        x = place + 0.2 * (k - (len(MERGES) - 1) / 2)
-        axes.plot(x, values[ROWS.index(name)], marker, color=colour, markersize=16, markeredgecolor="white", zorder=3)
-
-
-def label_mean(axes: Axes, place: float, results: Results) -> None:
-    """Marks, numbers and names, beside the last column."""
-    means = dict(zip(ROWS, results.means.mean(0)))
-    marks = {"expert": (INK, "_"), **STYLE, "base": (QUIET, "_")}
-    values = [means.get(name, results.own.mean()) for name in marks]
-    for (name, (colour, marker)), value, height in zip(marks.items(), values, kept_apart(values, gap=5.5)):
-        axes.plot(
-            place + 0.62,
-            height,
-            marker,
-            color=colour,
-            markersize=13,
-            markeredgewidth=3 * (marker == "_"),
-            clip_on=False,
-        )
-        axes.text(place + 0.78, height, f"{value:.0f}  {name}", color=INK, va="center")
-
-
-def kept_apart(values: Sequence[float], gap: float) -> list[float]:
-    """The values, moved as little as it takes for neighbours to be `gap` apart.
-
-    Example:
-        >>> kept_apart([1.0, 1.0, 9.0], gap=2.0)
-        [0.0, 2.0, 9.0]
-    """
-    order = np.argsort(values, kind="stable")
-    ideal = np.asarray(values)[order] - gap * np.arange(len(values))
-    heights = IsotonicRegression().fit_transform(np.arange(len(values)), ideal) + gap * np.arange(len(values))
-    return [float(height) for height in heights[np.argsort(order)]]
-
-
-def show_tasks(axes: Axes, mean: float) -> None:
-    """Under each column its name and one digit, seen that way."""
+def slide_of(results: Results) -> Slide:
+    """The one plot."""
     digits = split_digits(0)[1]
-    digit = digits.images[digits.labels == 2][:1]
-    for place, (name, view) in enumerate(TASKS.items()):
-        inset = axes.inset_axes((place - 0.4, -0.4, 0.8, 0.27), transform=axes.get_xaxis_transform())
-        inset.imshow(view(digit)[0], cmap="gray_r", vmin=0, vmax=1)
-        inset.set(xticks=[], yticks=[])
-        inset.spines[:].set_color(QUIET)
-        axes.text(place, -0.07, name, transform=axes.get_xaxis_transform(), ha="center", va="center", color=INK)
-    axes.text(mean, -0.07, "mean", transform=axes.get_xaxis_transform(), ha="center", va="center", color=INK)
-
-
-def dress(axes: Axes, mean: float, lowest: float) -> None:
-    """Only what helps to read a height."""
-    axes.set(xlim=(-0.55, mean + 0.5), ylim=(max(0, 10 * (lowest // 10)), 101), xticks=[])
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelcolor=QUIET)
-    axes.grid(axis="y", color="#DDDDDD")
-    axes.set_axisbelow(True)
+    example = digits.images[digits.labels == 2][:1]
+    return Slide(
+        title=f"{NUMBERS[len(EXPERTS)]} digit readers woven into one: accuracy on every task",
+        subtitle=f"Test digits read correctly, percent, {seeds_text(results)}. "
+        "Grey bars: from the base up to the task's own expert.",
+        examples={name: view(example)[0].numpy() for name, view in TASKS.items()},
+        base=results.by_task[ROWS.index("base")],
+        expert=results.own.mean(0),
+        merges={name: results.by_task[ROWS.index(name)] for name in MERGES},
+    )
 
 
 # The command.
@@ -445,8 +363,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Merge five digit readers, and measure what comes out.")
     parser.add_argument("--seeds", type=int, default=3, help="how many times to repeat everything")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for checkpoints and results")
-    parser.add_argument("--plot", type=Path, help="where to save the plot [default: digits.png in --out]")
-    return parser.parse_args()
+    parser.add_argument("--plot", type=Path, help="where to put a copy of the plot")
+    chosen = parser.parse_args()
+    if chosen.seeds < 1:
+        parser.error("--seeds: at least 1")
+    return chosen
 
 
 def main() -> None:
@@ -454,12 +375,15 @@ def main() -> None:
     chosen = arguments()
     began = time.monotonic()
     console = Console(width=None if Console().is_terminal else 120)
-    torch.set_num_threads(2)
+    torch.set_num_threads(
+        1
+    )  # sums have one order whatever the number of cores, and nothing waits where cores are shared
     folders = [chosen.out / f"seed-{seed}" for seed in range(chosen.seeds)]
     results = Results(np.array([evaluated(seed, folder, console) for seed, folder in enumerate(folders)]))
-    picture = chosen.plot or chosen.out / "digits.png"
     save_results(results, chosen.out / "results.json")
-    plot(results, picture)
+    slide = slide_of(results)
+    for picture in filter(None, (chosen.plot, chosen.out / "digits.png")):
+        slide.save(picture)
     console.print()
     console.print(table_of(results))
     console.print(f"\n{time.monotonic() - began:.0f} s. Plot: {picture}. Numbers: {chosen.out / 'results.json'}.")

@@ -6,10 +6,19 @@ import numpy as np
 
 StateDict = dict[str, np.ndarray]
 
-SHAPES = {"embed": (37, 5), "layers.10.w": (8, 6), "layers.2.b": (6,), "layers.2.w": (6, 11), "scalar": (), "empty": (0, 3)}
+SHAPES = {
+    "embed": (37, 5),
+    "layers.10.w": (8, 6),
+    "layers.2.b": (6,),
+    "layers.2.w": (6, 11),
+    "scalar": (),
+    "empty": (0, 3),
+}
 
 
-def base_and_tuned(seed: int, models: int, dtype: str = "float64", tied: bool = False) -> tuple[StateDict, list[StateDict]]:
+def base_and_tuned(
+    seed: int, models: int, dtype: str = "float64", tied: bool = False
+) -> tuple[StateDict, list[StateDict]]:
     """A base and fine-tunes of it.
 
     With `tied`, changes are small multiples of 1/64, so that magnitudes tie, entries stay unchanged and changes

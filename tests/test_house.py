@@ -41,7 +41,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_import_weft_imports_nothing_else() -> None:
     program = "import sys, weft; print(sorted({m.split('.')[0] for m in sys.modules} - {*sys.stdlib_module_names}))"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {program}"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == "['__main__', 'weft']\n"
 
 

@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weft.algorithms.method import Method
+    from weft.algorithms.registry import method, methods
     from weft.engine.merging import Report, merge, merge_to
     from weft.engine.progress import Progress
     from weft.errors import InputError, MergeError, Problem, WeftError
-    from weft.algorithms.method import Method
-    from weft.algorithms.registry import method, methods
     from weft.recipes.loading import load_recipe
     from weft.recipes.schema import Recipe
 

@@ -62,12 +62,25 @@ def test_ties_elections_and_combinations(elect: str, combine: str, scope: str, t
 
 
 @few
-@given(seeds, st.integers(1, 6), st.data(), st.sampled_from(["magnitude", "deviation"]), st.sampled_from(["model", "tensor"]))
+@given(
+    seeds,
+    st.integers(1, 6),
+    st.data(),
+    st.sampled_from(["magnitude", "deviation"]),
+    st.sampled_from(["model", "tensor"]),
+)
 def test_ties_trims(seed: int, models: int, data: st.DataObject, trim: str, scope: str) -> None:
     density = data.draw(st.lists(st.floats(0, 1), min_size=models, max_size=models))
     deviations = data.draw(st.lists(st.floats(0.1, 2), min_size=models, max_size=models))
     ties_case(
-        seed, models, trim == "magnitude", density=density, deviations=deviations, trim=trim, scope=scope, weight=[1.0] * models
+        seed,
+        models,
+        trim == "magnitude",
+        density=density,
+        deviations=deviations,
+        trim=trim,
+        scope=scope,
+        weight=[1.0] * models,
     )
 
 
@@ -79,7 +92,7 @@ def test_ties_norm_trim(seed: int, models: int, share: float, scope: str) -> Non
 
 
 def test_ties_given_signs() -> None:
-    base, tuned = base_and_tuned(3, 3)
+    base, _ = base_and_tuned(3, 3)
     rng = np.random.default_rng(4)
     signs = {name: rng.integers(-1, 2, t.shape).astype(np.float64) for name, t in base.items()}
     ties_case(3, 3, False, density=[0.5] * 3, weight=[1.0, 2.0, 1.0], elect=signs, deviations=[1.0] * 3)

@@ -50,7 +50,9 @@ def test_every_method_declares_laws() -> None:
     assert {name for name, _ in DECLARED} == set(weft.methods())
 
 
-@pytest.mark.parametrize(("name", "law"), [("task_arithmetic", Law.COPIES), ("ties", Law.COPIES), ("fisher", Law.ORDER)])
+@pytest.mark.parametrize(
+    ("name", "law"), [("task_arithmetic", Law.COPIES), ("ties", Law.COPIES), ("fisher", Law.ORDER)]
+)
 def test_a_law_that_does_not_hold_is_seen(name: str, law: Law) -> None:
     """With the defaults these do not hold, so the check above can fail."""
     with pytest.raises(AssertionError):

@@ -45,7 +45,12 @@ def test_a_file_a_folder_shards_and_an_index_are_read_alike(tmp_path: Path) -> N
     save_file({**ONE, **TWO}, tmp_path / "one" / "model.safetensors")
     shards = sharded(tmp_path / "two")
     expected = {"a": [0, 1, 2, 3, 4, 5], "b": [0, 1, 2, 3]}
-    for source in (tmp_path / "one", tmp_path / "one" / "model.safetensors", shards, shards / "model.safetensors.index.json"):
+    for source in (
+        tmp_path / "one",
+        tmp_path / "one" / "model.safetensors",
+        shards,
+        shards / "model.safetensors.index.json",
+    ):
         assert everything(source) == everything(str(source)) == expected
 
 

@@ -52,7 +52,11 @@ def test_what_safetensors_writes_is_read(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "x.safetensors", {"key": "value"})
     with (tmp_path / "x.safetensors").open("rb") as file:
         header = read_header(file, tmp_path, (tmp_path / "x.safetensors").stat().st_size)
-    assert {n: (str(s)) for n, s in header.tensors.items()} == {"w": "float16 [2, 3]", "n": "int64 [3]", "é": "float32 []"}
+    assert {n: (str(s)) for n, s in header.tensors.items()} == {
+        "w": "float16 [2, 3]",
+        "n": "int64 [3]",
+        "é": "float32 []",
+    }
     assert header.metadata == {"key": "value"}
     assert set(load_file(tmp_path / "x.safetensors")) == set(header.tensors)
 
@@ -100,7 +104,9 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, size: int) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_a_flipped_byte_never_ends_in_anything_but_a_header_or_a_complaint(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_flipped_byte_never_ends_in_anything_but_a_header_or_a_complaint(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     good = header_bytes([TensorSpec("w", FLOAT32, (2,)), TensorSpec("v", BFLOAT16, (1,))], {"k": "v"}) + b"\0" * 10
     place = data.draw(st.integers(0, len(good) - 1))
     bad = good[:place] + bytes([data.draw(st.integers(0, 255))]) + good[place + 1 :]

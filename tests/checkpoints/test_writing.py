@@ -88,7 +88,15 @@ def test_what_a_model_folder_holds_comes_along(tmp_path: Path) -> None:
         "config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "generation_config.json",
         "vocab.txt", "LICENSE", "1_Pooling/config.json", "preprocessor_config.json",
     }  # fmt: skip
-    stale = {"model.safetensors", "pytorch_model.bin", "model.onnx", "onnx/model.onnx", "x.gguf", "tf_model.h5", ".git/HEAD"}
+    stale = {
+        "model.safetensors",
+        "pytorch_model.bin",
+        "model.onnx",
+        "onnx/model.onnx",
+        "x.gguf",
+        "tf_model.h5",
+        ".git/HEAD",
+    }
     for name in names | stale:
         (tmp_path / "base" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "base" / name).write_text("{}")

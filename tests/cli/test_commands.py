@@ -35,7 +35,22 @@ def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedPro
 
 
 def test_a_merge_from_arguments(models: Path) -> None:
-    done = run(models, "merge", "-m", "task_arithmetic", "-b", "base", "a", "b", "-o", "out", "-p", "scale=0.5", "-p", "weight={b: 2}")
+    done = run(
+        models,
+        "merge",
+        "-m",
+        "task_arithmetic",
+        "-b",
+        "base",
+        "a",
+        "b",
+        "-o",
+        "out",
+        "-p",
+        "scale=0.5",
+        "-p",
+        "weight={b: 2}",
+    )
     assert done.stdout.startswith("out  task_arithmetic, 2 merged, 48 B in model.safetensors, ")
     assert done.stderr.startswith("merging: ")
     merged = load_file(models / "out" / "model.safetensors")
@@ -108,7 +123,11 @@ def test_an_existing_output_is_refused_unless_asked_for(models: Path) -> None:
     assert np.array_equal(load_file(models / "out" / "model.safetensors")["w"], W + 1)
     (models / "out" / "stale-00001-of-00002.safetensors").write_bytes(b"")
     run(models, "merge", "-m", "linear", "b", "-o", "out", "--overwrite")
-    assert sorted(p.name for p in (models / "out").iterdir()) == ["config.json", "model.safetensors", "weft_recipe.yaml"]
+    assert sorted(p.name for p in (models / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "weft_recipe.yaml",
+    ]
     assert np.array_equal(load_file(models / "out" / "model.safetensors")["w"], W + 2)
 
 
@@ -123,7 +142,10 @@ def test_an_output_that_is_an_input_is_always_refused(models: Path, output: str)
 def test_a_folder_that_is_not_a_model_is_never_overwritten(models: Path) -> None:
     (models / "thesis").mkdir()
     (models / "thesis" / "chapter1.tex").write_text("")
-    assert "does not look like a model" in run(models, "merge", "-m", "linear", "a", "-o", "thesis", "--overwrite", code=2).stderr
+    assert (
+        "does not look like a model"
+        in run(models, "merge", "-m", "linear", "a", "-o", "thesis", "--overwrite", code=2).stderr
+    )
     assert (models / "thesis" / "chapter1.tex").exists()
 
 
@@ -131,7 +153,7 @@ def test_a_full_disk_is_told_before(models: Path, monkeypatch: pytest.MonkeyPatc
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(weft.InputError, match="the output needs .* but .* free"):
+    with pytest.raises(weft.InputError, match=r"the output needs .* but .* free"):
         weft.merge_to({"method": "linear", "models": [models / "a"]}, models / "out")
 
 

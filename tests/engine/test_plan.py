@@ -79,7 +79,9 @@ def test_booleans_pass() -> None:
 
 
 def test_numbers_of_different_kinds_are_not_mixed() -> None:
-    assert "is float32 in model 'model_0' but int64 in model 'model_1'" in complaint({"w": W}, {"w": W.astype(np.int64)})
+    assert "is float32 in model 'model_0' but int64 in model 'model_1'" in complaint(
+        {"w": W}, {"w": W.astype(np.int64)}
+    )
 
 
 def test_raw_codes_are_never_merged() -> None:
@@ -102,7 +104,9 @@ def test_a_rule_that_copies_what_is_not_there() -> None:
 
 
 def test_a_rule_that_matches_nothing_is_told() -> None:
-    assert warned({"w": W}, {"w": W}, rules=[{"match": "*hed*", "method": "linear"}]) == ["rule '*hed*' matched no tensor"]
+    assert warned({"w": W}, {"w": W}, rules=[{"match": "*hed*", "method": "linear"}]) == [
+        "rule '*hed*' matched no tensor"
+    ]
 
 
 def test_dropping_everything_is_an_error() -> None:
@@ -199,7 +203,10 @@ class TestInMemory:
     """What comes in goes out: torch for torch, numpy for numpy, inputs untouched."""
 
     def test_torch(self) -> None:
-        tensors = [{"w": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)}, {"w": torch.tensor([3.0, 4.0], dtype=torch.bfloat16)}]
+        tensors = [
+            {"w": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)},
+            {"w": torch.tensor([3.0, 4.0], dtype=torch.bfloat16)},
+        ]
         merged = weft.merge(tensors)
         assert merged["w"].dtype == torch.bfloat16
         assert merged["w"].tolist() == [2.0, 3.0]

@@ -13,12 +13,12 @@ from safetensors.numpy import save_file
 
 import weft
 from tests.drawing import as_bytes, fisher_of
+from weft.checkpoints.output import MemorySink
 from weft.engine.executing import execute
 from weft.engine.inputs import open_inputs
 from weft.engine.planning import make_plan
 from weft.engine.progress import Progress
 from weft.engine.settings import Settings, budget
-from weft.checkpoints.output import MemorySink
 from weft.kernels.folds import BLOCK
 from weft.recipes.loading import make_recipe
 
@@ -44,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in "abc":
         tuned = {n: (t + np.round(rng.standard_normal(t.shape) * 4) / 64).astype(t.dtype) for n, t in base.items()}
         save_file(tuned, folder / f"{name}.safetensors")
-        save_file({n: f.astype(np.float32) for n, f in fisher_of(ord(name), base).items()}, folder / f"f-{name}.safetensors")
+        save_file(
+            {n: f.astype(np.float32) for n, f in fisher_of(ord(name), base).items()}, folder / f"f-{name}.safetensors"
+        )
     return folder
 
 
@@ -54,7 +56,9 @@ def recipe_of(folder: Path, name: str) -> weft.Recipe:
     if method == "fisher":
         parameters["fisher"] = {n: f"f-{n}.safetensors" for n in "abc"}
     models = [f"{n}.safetensors" for n in "abc"]
-    return make_recipe({"method": method, "base": "base.safetensors", "models": models, "parameters": parameters, "folder": folder})
+    return make_recipe(
+        {"method": method, "base": "base.safetensors", "models": models, "parameters": parameters, "folder": folder}
+    )
 
 
 def merged(recipe: weft.Recipe, settings: Settings) -> dict[str, bytes]:

@@ -32,7 +32,9 @@ def test_tensors_merged_otherwise_are_not_in_the_population() -> None:
     rules = [{"match": "embed", "method": "linear"}, {"match": "layers.2.b", "use": "base"}]
     ours = weft.merge(tuned, base=base, method="ties", rules=rules)
     rest = [name for name in base if name not in ("embed", "layers.2.b")]
-    alone = reference.ties({n: base[n] for n in rest}, [{n: t[n] for n in rest} for t in tuned], density=[0.2] * 3, weight=ONES)
+    alone = reference.ties(
+        {n: base[n] for n in rest}, [{n: t[n] for n in rest} for t in tuned], density=[0.2] * 3, weight=ONES
+    )
     assert_close(ours, alone, rest)
     assert_close(ours, reference.linear(tuned, ONES), ["embed"])
     assert np.array_equal(ours["layers.2.b"], base["layers.2.b"])

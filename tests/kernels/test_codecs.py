@@ -35,7 +35,9 @@ def hard_numbers(dtype: type) -> np.ndarray:
     bits[::3] = (bits[::3] & 0xFFFF0000) | 0x8000
     bits[1::9] = (bits[1::9] & 0xFFFFE000) | 0x1000
     values = bits.view(np.float32)
-    values = np.concatenate([values[np.isfinite(values)], np.array([0.0, -0.0, np.inf, -np.inf, 65504, 65520, 3.4e38], np.float32)])
+    values = np.concatenate(
+        [values[np.isfinite(values)], np.array([0.0, -0.0, np.inf, -np.inf, 65504, 65520, 3.4e38], np.float32)]
+    )
     wide = values.astype(dtype)
     if dtype is np.float64:
         wide = np.concatenate([wide, wide * (1 + 2.0**-40), wide * (1 - 2.0**-40), wide * 2.0**-20])

@@ -45,7 +45,9 @@ def test_single_precision_stays_single(tmp_path: Path, monkeypatch: pytest.Monke
     """A literal or a length in double precision would double the cost and change the bits."""
     monkeypatch.setenv("WEFT_CACHE", str(tmp_path))
     loop, _ = loop_of(3)
-    narrow = replace(loop, compute=FLOAT32, output=FLOAT32, inputs=tuple(replace(i, dtype=FLOAT32) for i in loop.inputs))
+    narrow = replace(
+        loop, compute=FLOAT32, output=FLOAT32, inputs=tuple(replace(i, dtype=FLOAT32) for i in loop.inputs)
+    )
     kernel = compiled.__wrapped__(narrow)
     arrays = [np.ones(40, np.float32) for _ in narrow.inputs]
     kernel(np.empty(40, np.float32), 0, -1, np.ones(20, np.float32), *arrays)
@@ -65,12 +67,15 @@ def test_an_argument_that_nothing_provides_is_named() -> None:
 
 def test_a_second_process_finds_the_machine_code(tmp_path: Path) -> None:
     """And the cache may be used by a process that never compiled."""
-    program = (
-        "import numpy as np, weft\n"
-        "print(weft.merge([{'w': np.ones(3)}, {'w': np.zeros(3)}])['w'].tolist())\n"
-    )
+    program = "import numpy as np, weft\nprint(weft.merge([{'w': np.ones(3)}, {'w': np.zeros(3)}])['w'].tolist())\n"
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", program], env={"WEFT_CACHE": str(tmp_path), "PATH": ""}, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={"WEFT_CACHE": str(tmp_path), "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stdout == "[0.5, 0.5, 0.5]\n"
         machine_code = sorted(p.name for p in tmp_path.rglob("*.nbc"))
         assert len(machine_code) == 1

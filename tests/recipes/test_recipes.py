@@ -73,7 +73,11 @@ def test_every_layer_of_precedence() -> None:
     """Rule, per-model value, `parameters`, the method's default; each model on its own."""
     models = [{"path": "a", "density": 0.1}, {"path": "b"}, {"path": "c", "density": 0.3}]
     rules = [{"match": "x", "parameters": {"density": {"a": 0.9}}}]
-    for common, expected in (({}, (0.1, 0.2, 0.3)), ({"density": 0.5}, (0.1, 0.5, 0.3)), ({"density": {"b": 0.6}}, (0.1, 0.6, 0.3))):
+    for common, expected in (
+        ({}, (0.1, 0.2, 0.3)),
+        ({"density": 0.5}, (0.1, 0.5, 0.3)),
+        ({"density": {"b": 0.6}}, (0.1, 0.6, 0.3)),
+    ):
         recipe = make_recipe({"method": "ties", "base": "o", "models": models, "parameters": common, "rules": rules})
         resolver = Resolver(recipe)
         assert parameters(resolver.action("y"))["density"] == expected
@@ -83,12 +87,18 @@ def test_every_layer_of_precedence() -> None:
 def test_stars_cross_dots_and_patterns_cover_the_whole_name() -> None:
     rules = [{"match": "model.*.weight", "use": "a"}, {"match": "re:head", "use": "a"}, {"match": "b[01]?", "use": "a"}]
     resolver = Resolver(make_recipe({"method": "linear", "models": ["a"], "rules": rules}))
-    used = {name for name in ("model.x.y.weight", "my.model.x.weight", "head", "headers", "b0x", "b2x") if resolver.action(name) == Use("a")}
+    used = {
+        name
+        for name in ("model.x.y.weight", "my.model.x.weight", "head", "headers", "b0x", "b2x")
+        if resolver.action(name) == Use("a")
+    }
     assert used == {"model.x.y.weight", "head", "b0x"}
 
 
 def test_names_are_made_distinct() -> None:
-    recipe = make_recipe({"method": "linear", "models": ["x/final", "y/final", "z/base", "m.safetensors", {"path": "p", "name": "q"}]})
+    recipe = make_recipe(
+        {"method": "linear", "models": ["x/final", "y/final", "z/base", "m.safetensors", {"path": "p", "name": "q"}]}
+    )
     assert recipe.names == ("final", "final-2", "base-3", "m", "q")
 
 
@@ -105,7 +115,10 @@ def test_names_are_made_distinct() -> None:
         ("method: linear\nmodels: a", "should be a list of models"),
         ("method: teis\nmodels: [a]", "there is no method 'teis'\n  -> did you mean 'ties'?"),
         ("methd: ties\nmodels: [a]", "unknown key 'methd'\n  -> did you mean 'method'?"),
-        ("method: linear\nmodels: [a]\nparameters: {wieght: 1}", "linear has no parameter 'wieght'\n  -> did you mean 'weight'?"),
+        (
+            "method: linear\nmodels: [a]\nparameters: {wieght: 1}",
+            "linear has no parameter 'wieght'\n  -> did you mean 'weight'?",
+        ),
         ("method: linear\nmodels: [{path: a, wieght: 1}]", "model 'a': linear has no parameter 'wieght'"),
         ("method: linear\nmodels: [{path: a, normalize: false}]", "normalize is one value for all models"),
         ("method: linear\nmodels: [a]\nparameters: {weight: {c: 1}}", "weight: no model is called 'c'"),
@@ -113,7 +126,10 @@ def test_names_are_made_distinct() -> None:
         ("method: linear\nmodels: [a]\nparameters: {weight: much}", "weight of model 'a' is 'much'"),
         ("method: linear\nmodels: [a]\nparameters: {weight: .nan}", "weight of model 'a' is nan"),
         ("method: linear\nmodels: [a, b]\nparameters: {weight: [1, -1]}", "the weights sum to 0"),
-        ("method: ties\nmodels: [a]\nparameters: {density: 20}", "density of model 'a' is 20: Input should be less than or equal to 1"),
+        (
+            "method: ties\nmodels: [a]\nparameters: {density: 20}",
+            "density of model 'a' is 20: Input should be less than or equal to 1",
+        ),
         ("method: ties\nmodels: [a]\nparameters: {scope: row}", "scope is 'row': Input should be 'model' or 'tensor'"),
         ("method: ties\nmodels: [a]\nparameters: {elect: mas}", "should be one of mass, frequency"),
         ("method: fisher\nmodels: [a]\nparameters: {weight: -1}", "weight of model 'a' is -1"),
@@ -124,8 +140,14 @@ def test_names_are_made_distinct() -> None:
         ("method: linear\nmodels: [a]\nrules: [{match: 're:(', use: a}]", "is not a regular expression"),
         ("method: linear\nmodels: [a]\nrules: [{match: x, use: base}]", "use: 'base' is not a model of this recipe"),
         ("method: linear\nmodels: [exprt]\nrules: [{match: x, use: expert}]", "did you mean 'exprt'?"),
-        ("method: linear\nmodels: [a]\nrules: [{match: x, methd: ties}]", "unknown key 'methd' in rules.0\n  -> did you mean 'method'?"),
-        ("method: linear\nmodels: [a]\nrules: [{match: x, parameters: {density: 1}}]", "rule 'x': linear has no parameter 'density'"),
+        (
+            "method: linear\nmodels: [a]\nrules: [{match: x, methd: ties}]",
+            "unknown key 'methd' in rules.0\n  -> did you mean 'method'?",
+        ),
+        (
+            "method: linear\nmodels: [a]\nrules: [{match: x, parameters: {density: 1}}]",
+            "rule 'x': linear has no parameter 'density'",
+        ),
         ("method: linear\nmodels: [a]\noutput: {dtype: int8}", "'int8' is not a floating-point format"),
         ("method: linear\nmodels: [a]\noutput: {dtype: bf16}", "'bf16' is not known; use one of float64, float32"),
         ("method: linear\nmodels: [a]\noutput: {shard_size: huge}", "'huge' is not a size"),
@@ -151,7 +173,16 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1", 1), ("256MB", 256 * 10**6), ("2GiB", 2**31), ("1.5kB", 1500), ("3 M", 3 * 10**6), ("1g", 10**9), (5, 5), ("7B", 7)],
+    [
+        ("1", 1),
+        ("256MB", 256 * 10**6),
+        ("2GiB", 2**31),
+        ("1.5kB", 1500),
+        ("3 M", 3 * 10**6),
+        ("1g", 10**9),
+        (5, 5),
+        ("7B", 7),
+    ],
 )
 def test_sizes(text: str | int, size: int) -> None:
     assert parse_size(text) == size

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, final
 
 from pydantic import model_validator
 
-from weft.kernels.element import element
 from weft.algorithms.method import (
     Law,
     Method,
@@ -20,6 +19,7 @@ from weft.algorithms.method import (
     Total,
     parameter,
 )
+from weft.kernels.element import element
 
 Reals = tuple[float, ...]
 

@@ -6,8 +6,8 @@ from typing import ClassVar, final
 
 from pydantic import model_validator
 
-from weft.kernels.element import element
 from weft.algorithms.method import Law, Method, Number, PerModel, Program, parameter
+from weft.kernels.element import element
 
 
 @element

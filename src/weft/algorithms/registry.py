@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from weft.errors import InputError, nearest
 from weft.algorithms.fisher import Fisher
 from weft.algorithms.linear import Linear
 from weft.algorithms.method import Method
 from weft.algorithms.task_arithmetic import TaskArithmetic
 from weft.algorithms.ties import Ties
+from weft.errors import InputError, nearest
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
     {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher)}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-from weft.kernels.element import element
 from weft.algorithms.method import Law, Method, Number, PerModel, Program, parameter
+from weft.kernels.element import element
 
 
 @element

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from pydantic import Field, field_validator
 
-from weft.kernels.element import element
 from weft.algorithms.elections import COMBINATIONS, ELECTIONS, Function, Reals, elect_nothing, sign_of
 from weft.algorithms.method import (
     Fraction,
@@ -23,6 +22,7 @@ from weft.algorithms.method import (
     Total,
     parameter,
 )
+from weft.kernels.element import element
 
 
 @element

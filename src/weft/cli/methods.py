@@ -19,8 +19,8 @@ def methods(
 
     **Examples**: `weft methods`, `weft methods ties`
     """
-    from weft.cli.reporting import reported
     from weft.algorithms.registry import METHODS, method
+    from weft.cli.reporting import reported
 
     with reported(as_json):
         chosen = [method(name)] if name else list(METHODS.values())

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from weft.engine.reading import Buffers, Reader
-from weft.engine.work import Key, Operand, Tile, Work
+from weft.algorithms.method import Note
+from weft.engine.reading import TileInputs
+from weft.engine.work import Key, Operand, Work
 from weft.kernels.compiler import Input, Kernel, Loop, compiled, packed
 from weft.kernels.dtypes import DType
 from weft.kernels.element import Scalar
-from weft.algorithms.method import Note
 
 Values = Mapping[str, float | tuple[float, ...]]
 """The numbers that scalar functions may ask for, by name: one, or one for each model."""
@@ -25,14 +25,13 @@ class Bound:
     """A compiled loop with what it takes for one tensor."""
 
     kernel: Kernel
-    operands: tuple[Operand, ...]
+    operands: tuple[tuple[Key, Operand], ...]
     values: np.ndarray[Any, Any]
     end: int
 
-    def __call__(self, tile: Tile, out: np.ndarray[Any, Any], reader: Reader, buffers: Buffers, keep: bool) -> int:
-        """Compute a tile into `out`; the number of elements that were noted."""
-        arrays = [reader.read(operand, tile, buffers, keep, k) for k, operand in enumerate(self.operands)]
-        return self.kernel(out, tile.start, self.end, self.values, *arrays)
+    def __call__(self, inputs: TileInputs, start: int, out: np.ndarray[Any, Any]) -> int:
+        """Compute a tile that begins at element `start` into `out`; the number of elements that were noted."""
+        return self.kernel(out, start, self.end, self.values, *(inputs(*operand) for operand in self.operands))
 
 
 def bind(
@@ -72,7 +71,8 @@ def bind(
         output=output,
         note=note.happens if note else None,
     )
-    return Bound(compiled(loop), _read(chosen), packed(loop, numbers), end)
+    read = tuple((key, operand) for key, operand in chosen if operand)
+    return Bound(compiled(loop), read, packed(loop, numbers), end)
 
 
 def arguments(*functions: Scalar) -> set[str]:
@@ -86,7 +86,3 @@ def _input(key: Key, operand: Operand | None, model: int | None) -> Input:
 
 def _own(value: float | tuple[float, ...], model: int | None) -> float | tuple[float, ...]:
     return value[model] if isinstance(value, tuple) and model is not None else value
-
-
-def _read(chosen: list[tuple[Key, Operand | None]]) -> tuple[Operand, ...]:
-    return tuple(operand for _, operand in chosen if operand)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from weft.algorithms.method import Total
+from weft.engine.binding import arguments
 from weft.engine.mapping import Sink, compute, copy
 from weft.engine.planning import Plan
 from weft.engine.progress import Progress
@@ -12,31 +14,78 @@ from weft.engine.reading import Reader, Residency
 from weft.engine.runner import Runner
 from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, settle
-from weft.engine.work import Work
+from weft.engine.work import Copied, Work
 from weft.kernels.dtypes import FLOAT64, compute_dtype
+from weft.kernels.folds import DIGITS
 
 
-def execute(plan: Plan, budget: Budget, sink: Sink, progress: Progress) -> None:
+def execute(plan: Plan, budget: Budget, sink: Sink, progress: Progress) -> tuple[str, ...]:
     """Compute and copy every tensor of a plan.
 
     Args:
         plan: what to do.
         budget: tiles, memory and threads; whatever they are, the output's bytes are the same.
         sink: where output goes.
-        progress: is told.
+        progress: is told how far it is.
+
+    Returns:
+        What the methods noted, in words.
     """
-    residency = Residency(budget.resident)
+    progress.phase("merging", _bytes_to_move(plan))
     together, alone = _scopes([work for work in plan.works if work.spec.size])
-    large = [[work] for work in alone if work.spec.size > budget.tile]
-    for works in (*together, *large):
-        _run(works, Runner(budget.threads), budget, residency, sink, progress)
-    small = [work for work in alone if work.spec.size <= budget.tile]
-    one = Runner(1)
-    Runner(budget.threads).run(
-        small, lambda: None, lambda _, work: _run([work], one, budget, residency, sink, progress)
-    )
-    reader = Reader(residency, progress)
-    copy(list(plan.copies), reader, Runner(budget.threads), budget.tile, sink, progress)
+    run = _Execution(budget, Residency(budget.resident), sink, progress)
+    notes = [run.scope(works, Runner(budget.threads)) for works in together]
+    notes += [run.scope([work], Runner(budget.threads)) for work in alone if work.spec.size > budget.tile]
+    notes += run.side_by_side([work for work in alone if work.spec.size <= budget.tile])
+    run.copies(plan.copies)
+    return tuple(dict.fromkeys(text for texts in notes for text in texts))
+
+
+@dataclass(frozen=True)
+class _Execution:
+    """What all scopes of one merge share."""
+
+    budget: Budget
+    residency: Residency
+    sink: Sink
+    progress: Progress
+
+    def scope(self, works: Sequence[Work], runner: Runner) -> tuple[str, ...]:
+        """Statistics, then the map."""
+        reader = Reader(self.residency, self.progress)
+        scope = Scope(works, reader, runner, self.budget.tile)
+        try:
+            return compute(scope, settle(scope), self.sink, self.progress)
+        finally:
+            reader.release()
+
+    def side_by_side(self, works: Sequence[Work]) -> list[tuple[str, ...]]:
+        """Tensors of one tile that stand alone: each whole on one thread, many at once."""
+        notes: list[tuple[str, ...]] = []
+        one = Runner(1)
+        Runner(self.budget.threads).run(works, lambda: None, lambda _, work: notes.append(self.scope([work], one)))
+        return notes
+
+    def copies(self, copies: Sequence[Copied]) -> None:
+        """Tensors that are taken as they are."""
+        reader, runner = Reader(self.residency, self.progress), Runner(self.budget.threads)
+        copy(copies, reader, runner, self.budget.tile, self.sink, self.progress)
+
+
+def _bytes_to_move(plan: Plan) -> int:
+    """Bytes that will be looked at or written, every pass counted."""
+    computed = sum(_bytes_to_look_at(work) for work in plan.works)
+    return computed + sum(copied.spec.nbytes for copied in plan.copies) + plan.write_bytes
+
+
+def _bytes_to_look_at(work: Work) -> int:
+    """Every pass over one tensor; figures that a file's metadata tell need none."""
+    program = work.program
+    asked = [arguments(program.element)]
+    for statistic in program.statistics:
+        rounds = 1 if isinstance(statistic.fold, Total) else 8 * work.compute.itemsize // DIGITS
+        asked += [arguments(statistic.expression)] * rounds
+    return sum(o.spec.nbytes for names in asked for (name, _), o in work.operands.items() if o and name in names)
 
 
 def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:
@@ -60,14 +109,3 @@ def _in_one_precision(works: list[Work]) -> list[Work]:
     if not works[0].program.whole_model or compute_dtype([work.compute for work in works]) is not FLOAT64:
         return works
     return [replace(work, compute=FLOAT64) for work in works]
-
-
-def _run(
-    works: Sequence[Work], runner: Runner, budget: Budget, residency: Residency, sink: Sink, progress: Progress
-) -> None:
-    reader = Reader(residency, progress)
-    scope = Scope(works, reader, runner, budget.tile)
-    try:
-        compute(scope, settle(scope), sink, progress)
-    finally:
-        reader.release()

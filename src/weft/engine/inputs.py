@@ -78,7 +78,9 @@ def open_inputs(recipe: Recipe) -> Inputs:
         try:
             opened[label] = open_checkpoint(_located(source, recipe.folder), label)
         except InputError as error:
-            problems += [p if p.what.startswith(label) else Problem(f"{label}: {p.what}", p.remedy) for p in error.problems]
+            problems += [
+                p if p.what.startswith(label) else Problem(f"{label}: {p.what}", p.remedy) for p in error.problems
+            ]
     if problems:
         for checkpoint in opened.values():
             checkpoint.close()

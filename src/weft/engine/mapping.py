@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, bind
 from weft.engine.progress import Progress
-from weft.engine.reading import Buffers, Reader
+from weft.engine.reading import Buffers, Reader, TileInputs
 from weft.engine.runner import Runner
 from weft.engine.statistics import Scope
 from weft.engine.work import Copied, Tile, Work, tiles
@@ -21,47 +22,49 @@ class Sink(Protocol):
         """Elements of one tensor, from `start` on. Called from several threads, each element once."""
 
 
-def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> None:
-    """Compute the tensors of a scope and report what their methods note."""
+@dataclass
+class _Worker:
+    """What one thread holds: its memory, and how many elements its tiles noted."""
+
+    buffers: Buffers = field(default_factory=Buffers)
+    noted: int = 0
+
+
+def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> tuple[str, ...]:
+    """Compute the tensors of a scope.
+
+    Returns:
+        What their method noted, in words.
+    """
     bound = {work: _bind(scope, work, values[work]) for work in scope.works}
 
-    def step(state: _State, tile: Tile) -> None:
-        assert isinstance(tile.item, Work)
-        out = state.buffers.typed("output", tile.stop - tile.start, tile.item.spec.dtype.storage)
-        state.noted += bound[tile.item](tile, out, scope.reader, state.buffers, keep=False)
+    def step(worker: _Worker, tile: Tile[Work]) -> None:
+        inputs = TileInputs(scope.reader, tile, worker.buffers, keep=False)
+        out = worker.buffers.typed("output", tile.size, tile.item.spec.dtype.storage)
+        worker.noted += bound[tile.item](inputs, tile.start, out)
         _write(sink, tile, out, progress)
 
-    states = scope.runner.run(scope.tiles(), _State, step)
+    noted = sum(worker.noted for worker in scope.runner.run(scope.tiles(), _Worker, step))
     note = scope.works[0].program.note
-    noted = sum(state.noted for state in states)
-    if note and noted:
-        progress.warning(note.text.format(count=f"{noted:,}"))
-
-
-class _State:
-    def __init__(self) -> None:
-        self.buffers = Buffers()
-        self.noted = 0
+    return (note.text.format(count=f"{noted:,}"),) if note and noted else ()
 
 
 def _bind(scope: Scope, work: Work, values: Values) -> Bound:
-    program = work.program
-    return bind(
-        work, program.element, program.functions, values, work.spec.dtype, scope.end_of(work), note=program.note
-    )
+    program, end = work.program, scope.end_of(work)
+    return bind(work, program.element, program.functions, values, work.spec.dtype, end, note=program.note)
 
 
-def copy(copies: list[Copied], reader: Reader, runner: Runner, length: int, sink: Sink, progress: Progress) -> None:
+def copy(copies: Sequence[Copied], reader: Reader, runner: Runner, length: int, sink: Sink, progress: Progress) -> None:
     """Copy the tensors whose bytes are taken as they are."""
 
-    def step(buffers: Buffers, tile: Tile) -> None:
-        assert isinstance(tile.item, Copied)
-        _write(sink, tile, reader.read(tile.item.operand, tile, buffers, keep=False), progress)
+    def step(buffers: Buffers, tile: Tile[Copied]) -> None:
+        inputs = TileInputs(reader, tile, buffers, keep=False)
+        _write(sink, tile, inputs(("copied", None), tile.item.operand), progress)
 
     runner.run((tile for item in copies for tile in tiles(item, length)), Buffers, step)
 
 
-def _write(sink: Sink, tile: Tile, values: Array, progress: Progress) -> None:
+def _write(sink: Sink, tile: Tile[Any], values: Array, progress: Progress) -> None:
     for name in (tile.item.spec.name, *tile.item.aliases):
         sink.write(name, tile.start, values)
     progress.advance(values.nbytes)

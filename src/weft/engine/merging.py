@@ -99,13 +99,12 @@ def merge(
     recipe = _recipe_in_memory(models, base, method, rules, dtype, parameters)
     with _opened(recipe) as inputs:
         plan = make_plan(recipe, inputs)
-        _warn(plan, progress)
+        _warn(plan.warnings, progress)
         as_torch = any(
             isinstance(c, SafetensorsCheckpoint) or getattr(c, "holds_torch", False) for _, c in inputs.all()
         )
         sink = MemorySink(plan.outputs, {a: item.spec.name for item in plan.items for a in item.aliases}, as_torch)
-        progress.phase("merging", plan.read_bytes + plan.write_bytes)
-        execute(plan, budget(Settings(_bytes(memory), workers), plan.items), sink, progress)
+        _warn(execute(plan, budget(Settings(_bytes(memory), workers), plan.items), sink, progress), progress)
     return sink.tensors()
 
 
@@ -140,15 +139,15 @@ def merge_to(
     target = Path(output).expanduser()
     began = time.monotonic()
     with _opened(recipe) as inputs:
-        _check_target(target, inputs, overwrite)
         plan = make_plan(recipe, inputs)
+        _check_target(target, inputs, overwrite)
         layout = _laid_out(plan, recipe, inputs, target)
         divided = budget(Settings(_bytes(memory), workers), plan.items)
         _check_space(target, layout)
-        warnings = _warn(plan, progress)
+        _warn(plan.warnings, progress)
         with staging(target, layout) as area:
-            progress.phase("merging", plan.read_bytes + plan.write_bytes)
-            execute(plan, divided, area, _Heard(progress, warnings))
+            notes = execute(plan, divided, area, progress)
+            _warn(notes, progress)
             progress.phase("writing to disk", 0)
             if target.suffix != ".safetensors":
                 _accompany(area.folder, recipe, inputs)
@@ -163,23 +162,8 @@ def merge_to(
         write_bytes=plan.write_bytes,
         files=tuple(shard.name for shard in layout.shards),
         seconds=time.monotonic() - began,
-        warnings=tuple(warnings),
+        warnings=(*plan.warnings, *notes),
     )
-
-
-class _Heard(Progress):
-    """Passes everything on, and remembers the warnings."""
-
-    def __init__(self, inner: Progress, warnings: list[str]) -> None:
-        self._inner = inner
-        self._warnings = warnings
-        self.advance = inner.advance  # type: ignore[method-assign]
-        self.phase = inner.phase  # type: ignore[method-assign]
-        self.message = inner.message  # type: ignore[method-assign]
-
-    def warning(self, text: str) -> None:
-        self._warnings.append(text)
-        self._inner.warning(text)
 
 
 def _recipe(recipe: RecipeLike) -> Recipe:
@@ -222,10 +206,9 @@ def _bytes(memory: int | str) -> int:
         raise InputError(f"memory: {error}") from None
 
 
-def _warn(plan: Plan, progress: Progress) -> list[str]:
-    for text in plan.warnings:
+def _warn(texts: Sequence[str], progress: Progress) -> None:
+    for text in texts:
         progress.warning(text)
-    return list(plan.warnings)
 
 
 def _laid_out(plan: Plan, recipe: Recipe, inputs: Inputs, target: Path) -> Layout:
@@ -239,7 +222,8 @@ def _laid_out(plan: Plan, recipe: Recipe, inputs: Inputs, target: Path) -> Layou
 def _check_target(target: Path, inputs: Inputs, overwrite: bool) -> None:
     """Never an input; an existing output only if that was asked for, and only if it looks like a model."""
     place = target.resolve()
-    for label, checkpoint in inputs.all():
+    beside = ((checkpoint.label, checkpoint) for checkpoint in inputs.auxiliaries())
+    for label, checkpoint in (*inputs.all(), *beside):
         if checkpoint.path and (place == checkpoint.path.resolve() or place in checkpoint.path.resolve().parents):
             raise InputError(
                 f"the output {target} is or contains the input {label} ({checkpoint.path})", "choose another output"

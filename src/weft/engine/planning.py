@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from weft.algorithms.method import Method, Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.inputs import Inputs
 from weft.engine.tied import Tied, same_numbers, tied_groups
@@ -13,7 +14,6 @@ from weft.engine.work import Copied, Key, Operand, Work
 from weft.errors import InputError, Problem, listed, nearest
 from weft.kernels.dtypes import BY_NAME, DType, Kind, compute_dtype
 from weft.kernels.element import element
-from weft.algorithms.method import Method, Program
 from weft.recipes.resolving import Action, Drop, Merge, Resolver, Use
 from weft.recipes.schema import Recipe
 
@@ -276,7 +276,8 @@ def _check_pair(name: str, first: tuple[str, Operand], second: tuple[str, Operan
     files = f"{a.file} and {b.file}"
     if a.spec.shape != b.spec.shape:
         raise _TensorError(
-            f"tensor {name!r} has shape {list(a.spec.shape)} in {label_a} but {list(b.spec.shape)} in {label_b} ({files})",
+            f"tensor {name!r} has shape {list(a.spec.shape)} in {label_a} "
+            f"but {list(b.spec.shape)} in {label_b} ({files})",
             "merge models of one architecture, or add a rule with `use:` for this tensor",
         )
     if a.spec.dtype.kind is Kind.OPAQUE or b.spec.dtype.kind is Kind.OPAQUE:

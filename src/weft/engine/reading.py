@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from weft.checkpoints.checkpoint import Array
 from weft.engine.progress import Progress
-from weft.engine.work import Operand, Tile
+from weft.engine.work import Key, Operand, Tile
 
 _Place = tuple[int, str, int]
 
@@ -40,7 +42,7 @@ class Reader:
 
     Args:
         residency: who allows keeping.
-        progress: is told of bytes that were read.
+        progress: is told of bytes that were looked at.
     """
 
     def __init__(self, residency: Residency, progress: Progress) -> None:
@@ -48,25 +50,25 @@ class Reader:
         self._progress = progress
         self._kept: dict[_Place, Array] = {}
 
-    def read(self, operand: Operand, tile: Tile, buffers: Buffers, keep: bool, position: int = 0) -> Array:
-        """The range of a tile of one operand.
+    def read(self, operand: Operand, start: int, stop: int, buffer: Callable[[int], Array], keep: bool) -> Array:
+        """A range of one tensor.
 
         Args:
             operand: which tensor.
-            tile: which range.
-            buffers: the thread's own memory.
+            start: first element.
+            stop: one past the last.
+            buffer: memory of a size that the range may be read into, and that will be used again.
             keep: whether a later pass will want it again.
-            position: which of the operands that are in use at once this is.
         """
-        place = (id(operand.checkpoint), operand.spec.name, tile.start)
+        size = (stop - start) * operand.spec.dtype.itemsize
+        self._progress.advance(size)
+        place = (id(operand.checkpoint), operand.spec.name, start)
         kept = self._kept.get(place)
         if kept is not None:
             return kept
-        size = (tile.stop - tile.start) * operand.spec.dtype.itemsize
         retain = keep and not operand.checkpoint.is_resident and self._residency.take(size)
-        buffer = np.empty(size, np.uint8) if retain else buffers.of(position, size)
-        values = operand.checkpoint.read(operand.spec.name, tile.start, tile.stop, buffer)
-        self._progress.advance(size)
+        memory = np.empty(size, np.uint8) if retain else buffer(size)
+        values = operand.checkpoint.read(operand.spec.name, start, stop, memory)
         if retain:
             self._kept[place] = values
         return values
@@ -76,6 +78,31 @@ class Reader:
         for values in self._kept.values():
             self._residency.give(values.nbytes)
         self._kept.clear()
+
+
+class TileInputs:
+    """The inputs of one tile. Each is read when it is first asked for, and once.
+
+    Args:
+        reader: reads.
+        tile: the range.
+        buffers: the thread's own memory.
+        keep: whether a later pass will want the inputs again.
+    """
+
+    def __init__(self, reader: Reader, tile: Tile[Any], buffers: Buffers, keep: bool) -> None:
+        self._reader = reader
+        self._tile = tile
+        self._buffers = buffers
+        self._keep = keep
+        self._arrays: dict[Key, Array] = {}
+
+    def __call__(self, key: Key, operand: Operand) -> Array:
+        """The range of this tile of the operand that goes by this key."""
+        if key not in self._arrays:
+            room = partial(self._buffers.of, key)
+            self._arrays[key] = self._reader.read(operand, self._tile.start, self._tile.stop, room, self._keep)
+        return self._arrays[key]
 
 
 class Buffers:

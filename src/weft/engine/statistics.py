@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from weft.algorithms.method import Rank, Share, Statistic, Total
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, arguments, bind
-from weft.engine.reading import Buffers, Reader
+from weft.engine.reading import Buffers, Reader, TileInputs
 from weft.engine.runner import Runner
 from weft.engine.work import Tile, Work, tiles
 from weft.kernels.element import Scalar
 from weft.kernels.folds import BLOCK, block_sums
 from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tables
-from weft.algorithms.method import Rank, Share, Statistic, Total
 
 Slot = int | None
 """Which model a number belongs to; None: to all together."""
@@ -52,7 +52,7 @@ class Scope:
     def _last(self) -> Work:
         return max(self.works, key=lambda work: work.spec.name)
 
-    def tiles(self) -> Iterator[Tile]:
+    def tiles(self) -> Iterator[Tile[Work]]:
         """All of it, in pieces."""
         for work in self.works:
             yield from tiles(work, self.tile)
@@ -135,20 +135,21 @@ class _Pass:
         expression, end = self._statistic.expression, self._scope.end_of(work)
         return bind(work, expression, self._functions, self._values[work], work.compute, end, model=slot)
 
-    def _evaluate(self, worker: _Worker, tile: Tile, slot: Slot) -> Array:
-        assert isinstance(tile.item, Work)
-        out = worker.buffers.typed("expression", tile.stop - tile.start, tile.item.compute.storage)
-        self._bound[tile.item][slot](tile, out, self._scope.reader, worker.buffers, keep=True)
-        return out
+    def _evaluated(self, worker: _Worker, tile: Tile[Work], slots: Iterable[Slot]) -> Iterator[tuple[Slot, Array]]:
+        """The expression over a tile, for one slot after the other, in memory that is used again."""
+        inputs = TileInputs(self._scope.reader, tile, worker.buffers, keep=True)
+        out = worker.buffers.typed("expression", tile.size, tile.item.compute.storage)
+        for slot in slots:
+            self._bound[tile.item][slot](inputs, tile.start, out)
+            yield slot, out
 
     def _totals(self, fold: Total) -> dict[tuple[Work, Slot], float]:
         blocks = {work: -(-work.spec.size // BLOCK) for work in self._scope.works}
         sums = {(work, slot): np.zeros(blocks[work]) for work in self._scope.works for slot in self._asked}
 
-        def step(worker: _Worker, tile: Tile) -> None:
-            for slot in self._asked:
-                assert isinstance(tile.item, Work)
-                partial = block_sums(self._evaluate(worker, tile, slot))
+        def step(worker: _Worker, tile: Tile[Work]) -> None:
+            for slot, values in self._evaluated(worker, tile, self._asked):
+                partial = block_sums(values)
                 first = tile.start // BLOCK
                 sums[tile.item, slot][first : first + len(partial)] = partial
 
@@ -175,9 +176,9 @@ class _Pass:
         def start() -> _Worker:
             return _Worker(tables={slot: selection.tables() for slot, selection in selections.items()})
 
-        def step(worker: _Worker, tile: Tile) -> None:
-            for slot, selection in selections.items():
-                selection.add(self._evaluate(worker, tile, slot), worker.tables[slot])
+        def step(worker: _Worker, tile: Tile[Work]) -> None:
+            for slot, values in self._evaluated(worker, tile, selections):
+                selections[slot].add(values, worker.tables[slot])
 
         workers = self._scope.runner.run(self._scope.tiles(), start, step)
         for slot, selection in selections.items():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from weft.algorithms.method import Method, Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.kernels.dtypes import DType
-from weft.algorithms.method import Method, Program
 
 Key = tuple[str, int | None]
 """Which argument of a scalar function, and for which model (None: one for all)."""
@@ -58,16 +59,24 @@ class Copied:
     aliases: tuple[str, ...] = ()
 
 
+Item = TypeVar("Item", Work, Copied)
+
+
 @dataclass(frozen=True)
-class Tile:
+class Tile(Generic[Item]):
     """A range of one output tensor."""
 
-    item: Work | Copied
+    item: Item
     start: int
     stop: int
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.stop - self.start
 
-def tiles(item: Work | Copied, length: int) -> Iterator[Tile]:
+
+def tiles(item: Item, length: int) -> Iterator[Tile[Item]]:
     """A tensor cut into ranges of at most `length` elements."""
     for start in range(0, item.spec.size, length):
         yield Tile(item, start, min(start + length, item.spec.size))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
 
-from weft.errors import InputError, Problem, nearest
 from weft.algorithms.method import Method
 from weft.algorithms.registry import method
+from weft.errors import InputError, Problem, nearest
 from weft.recipes.schema import Recipe, Rule
 
 
