@@ -375,9 +375,7 @@ def main() -> None:
     chosen = arguments()
     began = time.monotonic()
     console = Console(width=None if Console().is_terminal else 120)
-    torch.set_num_threads(
-        1
-    )  # sums have one order whatever the number of cores, and nothing waits where cores are shared
+    torch.set_num_threads(1)  # one order of sums on any number of cores, and no waiting for cores in use
     folders = [chosen.out / f"seed-{seed}" for seed in range(chosen.seeds)]
     results = Results(np.array([evaluated(seed, folder, console) for seed, folder in enumerate(folders)]))
     save_results(results, chosen.out / "results.json")
