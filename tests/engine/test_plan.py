@@ -116,15 +116,23 @@ def test_dropping_everything_is_an_error() -> None:
 def test_a_fisher_of_another_model_is_refused() -> None:
     models, fishers = [{"w": W}, {"w": W}], [{"v": W}, {"w": W.T}]
     text = complaint(*models, method="fisher", fisher=fishers)
-    assert "fisher of model 'model_0' (fisher of model 'model_0') has no tensor 'w'" in text
+    assert "fisher of model 'model_0' has no tensor 'w'" in text
     text = complaint(*models, method="fisher", fisher=[None, fishers[1]])
     assert "tensor 'w' is float32 [3, 2], the models have float32 [2, 3]" in text
 
 
 def test_a_fisher_file_that_is_not_there(tmp_path: Path) -> None:
-    text = complaint({"w": W}, {"w": W}, method="fisher", fisher=[None, tmp_path / "f.safetensors"])
-    assert text.count("no such file or folder") == 1
-    assert "fisher of model 'model_1'" in text
+    models = [{"w": W, "v": V}, {"w": W, "v": V}]
+    text = complaint(*models, method="fisher", fisher=[None, tmp_path / "f.safetensors"])
+    assert text.startswith("fisher of model 'model_1': ")
+    assert text.count("no such file or folder") == 1, "once, not for every tensor"
+
+
+@pytest.mark.parametrize("norm", ["much", "nan", "-1", "inf"])
+def test_a_norm_in_the_metadata_that_is_none(tmp_path: Path, norm: str) -> None:
+    save_file({"w": W}, tmp_path / "f.safetensors", {"norm": norm})
+    text = complaint({"w": W}, method="fisher", fisher=tmp_path / "f.safetensors")
+    assert f"its metadata say norm = '{norm}'" in text
 
 
 def test_the_output_has_the_format_of_the_base() -> None:

@@ -96,7 +96,8 @@ class Fisher(Method):
     squared gradient of the log-likelihood. A model without one counts as isotropic, F = 1; when none has one, this is
     the weighted mean. The norm is that of the unfloored Fisher over all merged tensors, or `norm` in the file's
     metadata. The floor is in the Fisher's own units and, with `favor_target`, holds for the first model only, so that
-    its value wins where nobody knows anything.
+    its value wins where nobody knows anything: **the order of the models matters** then. The official code does so
+    because its first model is the one to be improved; set `favor_target: false` when all models are equals.
 
     Where the official code divides 0 by 0 and writes NaN (no model with a weight has information), this writes the
     weighted mean of the models and reports how often.

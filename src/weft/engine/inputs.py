@@ -54,6 +54,10 @@ class Inputs:
             self._auxiliary[id(source)] = (source, open_checkpoint(_located(source, self.folder), label))
         return self._auxiliary[id(source)][1]
 
+    def opened(self, source: Any) -> Checkpoint | None:
+        """Such a checkpoint, if it could be opened."""
+        return self._auxiliary.get(id(source), (None, None))[1]
+
     def auxiliaries(self) -> list[Checkpoint]:
         """Those opened so far."""
         return [checkpoint for _, checkpoint in self._auxiliary.values()]

@@ -120,7 +120,8 @@ def merge_to(
     """Merge on disk, streaming: memory stays within the budget whatever the size of the models.
 
     Args:
-        recipe: the path of a YAML file, a map with the same keys, or a `Recipe`.
+        recipe: the path of a YAML file; a map with the same keys, and `folder` if relative paths in it shall be
+            relative to another folder than the current one; or a `Recipe`.
         output: the folder that shall appear, complete or not at all; or the path of one `.safetensors` file.
         overwrite: replace an output that exists.
         memory: bytes for tiles, tables and input kept between passes; the interpreter comes on top.

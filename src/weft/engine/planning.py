@@ -90,6 +90,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._check_bases()
+        self._open_auxiliaries()
         tied = tied_groups(self._inputs)
         self._problems += tied.problems
         items: list[Work | Copied] = []
@@ -114,6 +115,29 @@ class _Planner:
                 self._problems.append(
                     Problem(f"method {used.name} needs a base model", "add `base:` (on the command line -b)")
                 )
+
+    def _open_auxiliaries(self) -> None:
+        """Open what stands beside the checkpoints, so that a file that cannot be opened is one problem, not many."""
+        for used in self._resolver.methods():
+            for _, source, of in self._sources(self._program(used)):
+                try:
+                    checkpoint = self._inputs.auxiliary(source, of)
+                except InputError as error:
+                    self._problems += [
+                        p if p.what.startswith(of) else Problem(f"{of}: {p.what}", p.remedy) for p in error.problems
+                    ]
+                    continue
+                self._problems += _unreadable_figures(self._program(used), checkpoint, of)
+
+    def _sources(self, program: Program) -> Iterator[tuple[Key, Any, str]]:
+        """Every source of tensors beside the checkpoints: what it feeds, where it is, what to call it."""
+        for argument, sources in program.auxiliary.items():
+            if not isinstance(sources, tuple):
+                yield (argument, None), sources, argument
+                continue
+            for i, source in enumerate(sources):
+                if source is not None:
+                    yield (argument, i), source, f"{argument} of model {self._inputs.names[i]!r}"
 
     def _names(self) -> Iterator[str]:
         """All tensor names of all inputs, each once, the reference's first and in its order."""
@@ -228,32 +252,12 @@ class _Planner:
     def _auxiliary_operands(
         self, names: tuple[str, ...], spec: TensorSpec, program: Program
     ) -> dict[Key, Operand | None]:
-        operands: dict[Key, Operand | None] = {}
-        for argument, sources in program.auxiliary.items():
-            per_model = isinstance(sources, tuple)
-            for i, source in enumerate(sources if per_model else (sources,)):
-                of = f"{argument} of model {self._inputs.names[i]!r}" if per_model else argument
-                operands[argument, i if per_model else None] = self._auxiliary(names, spec, source, of)
+        constant = {argument: sources for argument, sources in program.auxiliary.items() if isinstance(sources, tuple)}
+        operands: dict[Key, Operand | None] = {(a, i): None for a, s in constant.items() for i in range(len(s))}
+        for key, source, of in self._sources(program):
+            if checkpoint := self._inputs.opened(source):
+                operands[key] = _beside(names, spec, checkpoint, of)
         return operands
-
-    def _auxiliary(self, names: tuple[str, ...], spec: TensorSpec, source: Any, of: str) -> Operand | None:
-        if source is None:
-            return None
-        try:
-            checkpoint = self._inputs.auxiliary(source, of)
-        except InputError as error:
-            raise _TensorError(f"{of}: {error.problems[0].what}", error.problems[0].remedy) from None
-        operand = _operand(checkpoint, names)
-        where = f"{of} ({checkpoint.label})"
-        if operand is None:
-            near = nearest(names[0], checkpoint.tensors)
-            remedy = "measure it for this model, or add a rule that merges or copies this tensor otherwise"
-            raise _TensorError(f"{where} has no tensor {names[0]!r}", f"{remedy}; {near}" if near else remedy)
-        if operand.spec.shape != spec.shape or operand.spec.dtype.kind is not Kind.FLOAT:
-            raise _TensorError(
-                f"{where}: tensor {names[0]!r} is {operand.spec}, the models have {spec}", "it belongs to another model"
-            )
-        return operand
 
     def _assembled(self, items: list[Work | Copied], dropped: list[str]) -> Plan:
         place = {name: k for k, name in enumerate(self._names())}
@@ -269,6 +273,34 @@ def _operand(checkpoint: Checkpoint, names: Iterable[str]) -> Operand | None:
     """The tensor of this checkpoint that goes by one of these names."""
     found = next((name for name in names if name in checkpoint.tensors), None)
     return Operand(checkpoint, checkpoint.tensors[found]) if found is not None else None
+
+
+def _beside(names: tuple[str, ...], spec: TensorSpec, checkpoint: Checkpoint, of: str) -> Operand:
+    """The tensor that stands beside those of the models, of the same name and shape."""
+    operand = _operand(checkpoint, names)
+    where = of if of == checkpoint.label else f"{of} ({checkpoint.label})"
+    if operand is None:
+        near = nearest(names[0], checkpoint.tensors)
+        remedy = "measure it for this model, or add a rule that merges or copies this tensor otherwise"
+        raise _TensorError(f"{where} has no tensor {names[0]!r}", f"{remedy}; {near}" if near else remedy)
+    if operand.spec.shape != spec.shape or operand.spec.dtype.kind is not Kind.FLOAT:
+        what = f"{where}: tensor {names[0]!r} is {operand.spec}, the models have {spec}"
+        raise _TensorError(what, "it belongs to another model")
+    return operand
+
+
+def _unreadable_figures(program: Program, checkpoint: Checkpoint, of: str) -> Iterator[Problem]:
+    """Figures in a file's metadata that would be believed, but are not numbers."""
+    for key in {statistic.known[1] for statistic in program.statistics if statistic.known}:
+        text = checkpoint.metadata.get(key, "0")
+        try:
+            sound = 0 <= float(text) < float("inf")
+        except ValueError:
+            sound = False
+        if not sound:
+            yield Problem(
+                f"{of} ({checkpoint.label}): its metadata say {key} = {text!r}", "measure it again, or remove the entry"
+            )
 
 
 def _check_pair(name: str, first: tuple[str, Operand], second: tuple[str, Operand]) -> None:
