@@ -113,6 +113,24 @@ def test_fisher_says_how_often_nobody_knew() -> None:
     assert heard == [f"no model has information about {count} parameters; they are the weighted mean"]
 
 
+def read(body: StateDict, head: StateDict, ids: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """The tiny classifier of the manifest: which class it says."""
+    x = (body["emb"][ids] + body["seg"][types]).mean(1)
+    return (np.tanh(x @ body["w1"] + body["b1"]) @ head["w2"] + head["b2"]).argmax(1)
+
+
+def test_fisher_from_end_to_end() -> None:
+    """The official search: merge the bodies for every pair of coefficients, keep the target's head, count hits."""
+    case = FISHER["fisher/f07"]
+    target, data = case.tuned()[0], case.inputs("eval")
+    bodies = [{n: t for n, t in model.items() if n not in ("w2", "b2")} for model in case.tuned()]
+    fishers = [case.outputs(f"fisher_{i}") for i in range(2)]
+    for coefficients, score in zip(case.output("coefficients"), case.output("scores"), strict=True):
+        merged = weft.merge(bodies, method="fisher", fisher=fishers, weight=coefficients.tolist())
+        hits = read(merged, target, data["input_ids"], data["token_type_ids"]) == data["labels"]
+        assert abs(hits.mean() - score) <= 1 / len(hits) + 1e-6, "argmax may turn one example"
+
+
 def test_fisher_norms_from_the_official_code_are_ours() -> None:
     """With norms in the metadata of a file nothing needs to be measured; both ways give the same."""
     case = FISHER["fisher/f02"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,32 @@ def test_a_full_disk_is_told_before(models: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(weft.InputError, match=r"the output needs .* but .* free"):
         weft.merge_to({"method": "linear", "models": [models / "a"]}, models / "out")
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    """Sent as soon as the merge says that it runs; with 1.6 GB to look at several times it is not over by then."""
+    save_file({"w": np.zeros(40_000_000, np.float32)}, tmp_path / "a.safetensors")
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "weft.cli",
+        "merge",
+        "-m",
+        "ties",
+        "-b",
+        "a.safetensors",
+        *["a.safetensors"] * 9,
+        "-o",
+        "out",
+    ]
+    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    assert child.stderr.readline().startswith("merging: ")
+    child.send_signal(signal.SIGINT)
+    assert "interrupted; nothing was written" in child.communicate()[1]
+    assert child.returncode == 130
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_methods() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -39,9 +38,5 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; an interrupt ends it with the shell's usual code and no trace."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        sys.exit(130)
+    """Run the command line."""
+    app()

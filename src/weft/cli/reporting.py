@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from weft.engine.progress import Progress
 from weft.errors import InputError, WeftError
 
-FAILED, BAD_INPUT = 1, 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def console() -> Console:
@@ -38,6 +38,9 @@ def reported(as_json: bool) -> Iterator[None]:
         else:
             Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
         raise typer.Exit(code) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing was written")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _problems(error: WeftError) -> list[dict[str, str]]:
@@ -92,7 +95,9 @@ class Shown(Progress):
             self._name, self._total, self._done = name, total, 0
             self._began = self._told = time.monotonic()
         if self._bar:
-            self._bar.reset(self._task, description=name, total=total or None)
+            if total:
+                self._bar.reset(self._task, total=total)
+            self._bar.update(self._task, description=name)
         elif not self._quiet:
             self._line(f"{name}: {_size(total)}" if total else name)
 
