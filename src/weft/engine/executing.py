@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from weft.algorithms.method import Total
-from weft.engine.binding import arguments
+from weft.engine.cost import bytes_to_move
 from weft.engine.mapping import Sink, compute, copy
 from weft.engine.planning import Plan
 from weft.engine.progress import Progress
@@ -16,7 +15,6 @@ from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, settle
 from weft.engine.work import Copied, Work
 from weft.kernels.dtypes import FLOAT64, compute_dtype
-from weft.kernels.folds import DIGITS
 
 
 def execute(plan: Plan, budget: Budget, sink: Sink, progress: Progress) -> tuple[str, ...]:
@@ -31,7 +29,7 @@ def execute(plan: Plan, budget: Budget, sink: Sink, progress: Progress) -> tuple
     Returns:
         What the methods noted, in words.
     """
-    progress.phase("merging", _bytes_to_move(plan))
+    progress.phase("merging", bytes_to_move(plan))
     together, alone = _scopes([work for work in plan.works if work.spec.size])
     run = _Execution(budget, Residency(budget.resident), sink, progress)
     notes = [run.scope(works, Runner(budget.threads)) for works in together]
@@ -70,22 +68,6 @@ class _Execution:
         """Tensors that are taken as they are."""
         reader, runner = Reader(self.residency, self.progress), Runner(self.budget.threads)
         copy(copies, reader, runner, self.budget.tile, self.sink, self.progress)
-
-
-def _bytes_to_move(plan: Plan) -> int:
-    """Bytes that will be looked at or written, every pass counted."""
-    computed = sum(_bytes_to_look_at(work) for work in plan.works)
-    return computed + sum(copied.spec.nbytes for copied in plan.copies) + plan.write_bytes
-
-
-def _bytes_to_look_at(work: Work) -> int:
-    """Every pass over one tensor; figures that a file's metadata tell need none."""
-    program = work.program
-    asked = [arguments(program.element)]
-    for statistic in program.statistics:
-        rounds = 1 if isinstance(statistic.fold, Total) else 8 * work.compute.itemsize // DIGITS
-        asked += [arguments(statistic.expression)] * rounds
-    return sum(o.spec.nbytes for names in asked for (name, _), o in work.operands.items() if o and name in names)
 
 
 def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:

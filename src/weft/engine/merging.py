@@ -19,6 +19,7 @@ from weft.checkpoints.layout import Layout, lay_out
 from weft.checkpoints.output import MemorySink
 from weft.checkpoints.safetensors import SafetensorsCheckpoint
 from weft.checkpoints.staging import RECORD, staging
+from weft.engine.cost import bytes_to_read
 from weft.engine.executing import execute
 from weft.engine.inputs import Inputs, open_inputs
 from weft.engine.planning import Plan, make_plan
@@ -159,7 +160,7 @@ def merge_to(
         merged=sum(1 + len(work.aliases) for work in plan.works),
         copied=sum(1 + len(copied.aliases) for copied in plan.copies),
         dropped=len(plan.dropped),
-        read_bytes=plan.read_bytes,
+        read_bytes=bytes_to_read(plan),
         write_bytes=plan.write_bytes,
         files=tuple(shard.name for shard in layout.shards),
         seconds=time.monotonic() - began,

@@ -41,12 +41,6 @@ class Plan:
         return (*self.works, *self.copies)
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes of input in one reading of everything that is merged or copied."""
-        read = [operand.spec.nbytes for work in self.works for operand in work.operands.values() if operand]
-        return sum(read) + sum(copied.spec.nbytes for copied in self.copies)
-
-    @property
     def write_bytes(self) -> int:
         """Bytes of output tensors."""
         return sum(spec.nbytes for spec in self.outputs)
@@ -100,7 +94,7 @@ class _Planner:
                 dropped.extend(names)
                 continue
             try:
-                items.append(self._item(names, action))
+                items.append(replace(self._item(names, action), rule=action.rule))
             except _TensorError as fault:
                 self._problems.append(fault.problem)
         if self._problems:

@@ -39,6 +39,7 @@ class Work:
         models: how many models are merged.
         compute: the precision of the arithmetic.
         aliases: other names in the output that are this same tensor.
+        rule: the patterns of the rule that decided it; empty for the recipe's own method.
     """
 
     spec: TensorSpec
@@ -48,6 +49,7 @@ class Work:
     models: int
     compute: DType
     aliases: tuple[str, ...] = ()
+    rule: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,7 @@ class Copied:
     spec: TensorSpec
     operand: Operand
     aliases: tuple[str, ...] = ()
+    rule: str = ""
 
 
 Item = TypeVar("Item", Work, Copied)

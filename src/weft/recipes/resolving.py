@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Any
 
@@ -19,11 +19,14 @@ class Use:
     """Copy the tensor from one source: a model's name, or `base`."""
 
     source: str
+    rule: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Drop:
     """Leave the tensor out of the output."""
+
+    rule: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Merge:
     """Merge the tensor."""
 
     method: Method
+    rule: str = field(default="", compare=False)
 
 
 Action = Use | Drop | Merge
@@ -80,20 +84,21 @@ class Resolver:
         return [a.method for a in (self._default, *(action for _, action in self._rules)) if isinstance(a, Merge)]
 
     def _decide(self, rule: Rule) -> Action:
+        patterns = ", ".join(rule.match)
         if rule.use == "drop":
-            return Drop()
+            return Drop(patterns)
         if rule.use is None:
-            return self._merge(rule.method or self._recipe.method, rule.parameters)
+            return self._merge(rule.method or self._recipe.method, rule.parameters, patterns)
         sources = (*self._names, *(("base",) if self._recipe.base is not None else ()))
         if rule.use not in sources:
             remedy = nearest(rule.use, sources) or f"write one of {', '.join(sources)}, or drop"
-            raise InputError(f"rule {', '.join(rule.match)!r}: use: {rule.use!r} is not a model of this recipe", remedy)
-        return Use(rule.use)
+            raise InputError(f"rule {patterns!r}: use: {rule.use!r} is not a model of this recipe", remedy)
+        return Use(rule.use, patterns)
 
-    def _merge(self, name: str, parameters: Mapping[str, Any]) -> Merge:
+    def _merge(self, name: str, parameters: Mapping[str, Any], rule: str = "") -> Merge:
         kind = method(name)
         known = [{k: v for k, v in own.items() if k in kind.model_fields} for own in self._own]
-        return Merge(kind.resolved(self._names, parameters, known, self._recipe.parameters))
+        return Merge(kind.resolved(self._names, parameters, known, self._recipe.parameters), rule)
 
 
 def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
