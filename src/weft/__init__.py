@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weft.algorithms.method import Method
     from weft.algorithms.registry import method, methods
-    from weft.engine.merging import Report, merge, merge_to
+    from weft.engine.forecast import Forecast
+    from weft.engine.merging import Report, merge, merge_to, plan
     from weft.engine.progress import Progress
     from weft.errors import InputError, MergeError, Problem, WeftError
     from weft.recipes.loading import load_recipe
@@ -20,6 +21,8 @@ __version__ = "0.1.0"
 _HOME = {
     "merge": "weft.engine.merging",
     "merge_to": "weft.engine.merging",
+    "plan": "weft.engine.merging",
+    "Forecast": "weft.engine.forecast",
     "Report": "weft.engine.merging",
     "Progress": "weft.engine.progress",
     "methods": "weft.algorithms.registry",
@@ -34,6 +37,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Forecast",
     "InputError",
     "MergeError",
     "Method",
@@ -48,6 +52,7 @@ __all__ = [
     "merge_to",
     "method",
     "methods",
+    "plan",
 ]
 
 

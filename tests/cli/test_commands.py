@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,25 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import weft
-
-W = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    for k, name in enumerate(["base", "a", "b"]):
-        (tmp_path / name).mkdir()
-        save_file({"w": W + k, "head": -W - k}, tmp_path / name / "model.safetensors", {"format": "pt"})
-        (tmp_path / name / "config.json").write_text(json.dumps({"of": name}))
-    return tmp_path
-
-
-def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "weft.cli", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+from tests.cli.running import W, run
 
 
 def test_a_merge_from_arguments(models: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 import weft
 from weft.cli.merge import merge
 from weft.cli.methods import methods
+from weft.cli.plan import plan
 
 app = typer.Typer(
     name="weft",
@@ -19,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(merge)
+app.command()(plan)
 app.command()(methods)
 
 

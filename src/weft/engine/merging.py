@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from weft.checkpoints.layout import Layout, lay_out
 from weft.checkpoints.output import MemorySink
 from weft.checkpoints.safetensors import SafetensorsCheckpoint
 from weft.checkpoints.staging import RECORD, staging
-from weft.engine.cost import bytes_to_read
+from weft.engine.cost import bytes_to_move, bytes_to_read
 from weft.engine.executing import execute
+from weft.engine.forecast import Forecast, forecast, free_disk, remember_rate
 from weft.engine.inputs import Inputs, open_inputs
 from weft.engine.planning import Plan, make_plan
 from weft.engine.progress import Progress
@@ -99,14 +99,55 @@ def merge(
     progress = progress or Progress()
     recipe = _recipe_in_memory(models, base, method, rules, dtype, parameters)
     with _opened(recipe) as inputs:
-        plan = make_plan(recipe, inputs)
-        _warn(plan.warnings, progress)
+        made = make_plan(recipe, inputs)
+        _warn(made.warnings, progress)
         as_torch = any(
             isinstance(c, SafetensorsCheckpoint) or getattr(c, "holds_torch", False) for _, c in inputs.all()
         )
-        sink = MemorySink(plan.outputs, {a: item.spec.name for item in plan.items for a in item.aliases}, as_torch)
-        _warn(execute(plan, budget(Settings(_bytes(memory), workers), plan.items), sink, progress), progress)
+        sink = MemorySink(made.outputs, {a: item.spec.name for item in made.items for a in item.aliases}, as_torch)
+        _warn(execute(made, budget(Settings(_bytes(memory), workers), made.items), sink, progress), progress)
     return sink.tensors()
+
+
+def plan(
+    recipe: RecipeLike,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    memory: int | str = "2GiB",
+    workers: int = 0,
+) -> Forecast:
+    """Say what a merge would do, from headers alone. Nothing is written.
+
+    Args:
+        recipe: as for `merge_to`.
+        output: where it would go; its disk is then looked at.
+        memory: as for `merge_to`.
+        workers: as for `merge_to`.
+
+    Raises:
+        InputError: with every problem that would keep the merge from running.
+
+    Example:
+        >>> import numpy as np
+        >>> model = {"w": np.zeros((2, 3), np.float32)}
+        >>> told = plan({"method": "linear", "models": [model, model]})
+        >>> told.read_bytes, told.write_bytes, told.passes
+        (48, 24, 1)
+    """
+    recipe = _recipe(recipe)
+    with _opened(recipe) as inputs:
+        made = make_plan(recipe, inputs)
+        target = Path(output).expanduser() if output is not None else None
+        if target is not None:
+            _check_space(target, _laid_out(made, recipe, inputs, target))
+        settings = Settings(_bytes(memory), workers)
+        return forecast(made, recipe.method, settings, tuple(_described(inputs)), target)
+
+
+def _described(inputs: Inputs) -> Iterator[dict[str, Any]]:
+    for label, checkpoint in inputs.all():
+        sizes = [spec.size for spec in checkpoint.tensors.values()]
+        yield {"name": label, "path": checkpoint.label, "tensors": len(sizes), "parameters": sum(sizes)}
 
 
 def merge_to(
@@ -141,30 +182,32 @@ def merge_to(
     target = Path(output).expanduser()
     began = time.monotonic()
     with _opened(recipe) as inputs:
-        plan = make_plan(recipe, inputs)
+        made = make_plan(recipe, inputs)
         _check_target(target, inputs, overwrite)
-        layout = _laid_out(plan, recipe, inputs, target)
-        divided = budget(Settings(_bytes(memory), workers), plan.items)
+        layout = _laid_out(made, recipe, inputs, target)
+        divided = budget(Settings(_bytes(memory), workers), made.items)
         _check_space(target, layout)
-        _warn(plan.warnings, progress)
+        _warn(made.warnings, progress)
         with staging(target, layout) as area:
-            notes = execute(plan, divided, area, progress)
+            notes = execute(made, divided, area, progress)
             _warn(notes, progress)
             progress.phase("writing to disk", 0)
             if target.suffix != ".safetensors":
                 _accompany(area.folder, recipe, inputs)
             area.commit(overwrite)
+    seconds = time.monotonic() - began
+    remember_rate(bytes_to_move(made), seconds)
     return Report(
         output=target,
         method=recipe.method,
-        merged=sum(1 + len(work.aliases) for work in plan.works),
-        copied=sum(1 + len(copied.aliases) for copied in plan.copies),
-        dropped=len(plan.dropped),
-        read_bytes=bytes_to_read(plan),
-        write_bytes=plan.write_bytes,
+        merged=sum(1 + len(work.aliases) for work in made.works),
+        copied=sum(1 + len(copied.aliases) for copied in made.copies),
+        dropped=len(made.dropped),
+        read_bytes=bytes_to_read(made),
+        write_bytes=made.write_bytes,
         files=tuple(shard.name for shard in layout.shards),
-        seconds=time.monotonic() - began,
-        warnings=(*plan.warnings, *notes),
+        seconds=seconds,
+        warnings=(*made.warnings, *notes),
     )
 
 
@@ -241,10 +284,9 @@ def _check_target(target: Path, inputs: Inputs, overwrite: bool) -> None:
 
 
 def _check_space(target: Path, layout: Layout) -> None:
-    existing = next(p for p in (target.parent, *target.resolve().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_disk(target)
     if layout.size > free:
-        what = f"the output needs {layout.size / 1e9:.2f} GB, but {existing.resolve()} has {free / 1e9:.2f} GB free"
+        what = f"the output needs {layout.size / 1e9:.2f} GB, but the disk of {target} has {free / 1e9:.2f} GB free"
         raise InputError(what, "free some space, or choose an output on another disk")
 
 

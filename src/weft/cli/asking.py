@@ -1,0 +1,89 @@
+"""What `merge` and `plan` are asked in common: a recipe, or models and a method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from weft.recipes.schema import Recipe
+
+What = Annotated[
+    list[str],
+    typer.Argument(metavar="RECIPE.yaml | MODEL...", help="A recipe, or with -m the models.", show_default=False),
+]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", "-m", help="Merge MODEL... with this method; see `weft methods`.", show_default=False),
+]
+Base = Annotated[str | None, typer.Option("--base", "-b", help="The pretrained model.", show_default=False)]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A parameter of the method, as in YAML: density=0.2, weight=\\[1,2], weight={a: 0.5}.",
+        show_default=False,
+    ),
+]
+DType = Annotated[
+    str | None,
+    typer.Option(help="Number format of the output. [default: the base's, tensor by tensor]", show_default=False),
+]
+ShardSize = Annotated[str | None, typer.Option(help="Largest output file. [default: 5GB]", show_default=False)]
+Memory = Annotated[str, typer.Option(help="Memory for tensors; the interpreter comes on top.")]
+Workers = Annotated[int, typer.Option(help="Threads. [default: one per core]", show_default=False, min=0)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the problems, as JSON.")]
+
+
+def asked_recipe(
+    what: list[str],
+    method: str | None,
+    base: str | None,
+    parameters: list[str],
+    dtype: str | None,
+    shard_size: str | None,
+) -> Recipe:
+    """The recipe that a command line describes.
+
+    Raises:
+        InputError: for a combination of arguments that means nothing, and for every problem of the recipe.
+    """
+    from weft.errors import InputError
+    from weft.recipes.loading import load_recipe, make_recipe
+
+    storage = {key: value for key, value in (("dtype", dtype), ("shard_size", shard_size)) if value is not None}
+    if method is not None:
+        parts = {"method": method, "base": base, "models": what, "parameters": _parsed(parameters), "output": storage}
+        return make_recipe(parts)
+    if len(what) != 1 or not what[0].endswith((".yaml", ".yml")):
+        raise InputError(
+            "give one recipe that ends in .yaml, or models and a method", "weft merge -m linear MODEL MODEL -o OUT"
+        )
+    for option, value in (("-b", base), ("-p", parameters)):
+        if value:
+            raise InputError(f"{option} does not go with a recipe", "write it into the recipe")
+    recipe = load_recipe(what[0])
+    changed = {**recipe.output.model_dump(), **storage}
+    return make_recipe({**dict(recipe), "output": changed})
+
+
+def _parsed(parameters: list[str]) -> dict[str, Any]:
+    import yaml
+
+    from weft.errors import InputError
+
+    parsed: dict[str, Any] = {}
+    for text in parameters:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in parsed:
+            raise InputError(
+                f"-p {text}: " + ("given twice" if name in parsed else "not of the form NAME=VALUE"), "-p density=0.2"
+            )
+        try:
+            parsed[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"-p {text}: {' '.join(str(error).split())}", "quote it: -p 'weight={a: 0.5}'") from None
+    return parsed

@@ -1,0 +1,104 @@
+"""`weft plan`: what a merge would do, from headers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weft.cli import asking
+
+if TYPE_CHECKING:
+    from weft.engine.forecast import Forecast
+    from weft.recipes.schema import Recipe
+
+
+def plan(
+    what: asking.What,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where the merge would write; its disk is looked at.", show_default=False),
+    ] = None,
+    method: asking.Method = None,
+    base: asking.Base = None,
+    parameter: asking.Parameter = None,
+    dtype: asking.DType = None,
+    shard_size: asking.ShardSize = None,
+    memory: asking.Memory = "2GiB",
+    workers: asking.Workers = 0,
+    as_json: asking.AsJson = False,
+) -> None:
+    """Say what a merge would do: bytes, passes, memory, disk, time, and what happens to which tensors.
+
+    Reads headers only and writes nothing. Every problem that would keep the merge from running is told; then the exit
+    code is 2.
+
+    **Example**: `weft plan recipe.yaml`
+    """
+    from weft.cli.reporting import reported
+
+    with reported(as_json):
+        recipe = asking.asked_recipe(what, method, base, parameter or [], dtype, shard_size)
+        show_plan(recipe, output, memory, workers, as_json)
+
+
+def show_plan(recipe: Recipe, output: Path | None, memory: str, workers: int, as_json: bool) -> None:
+    """Make a plan and print it."""
+    import json
+    from dataclasses import asdict
+
+    from weft.engine.merging import plan
+
+    told = plan(recipe, output=output, memory=memory, workers=workers)
+    if as_json:
+        typer.echo(json.dumps({"ok": True, **asdict(told)}, indent=2))
+    else:
+        _print(told)
+
+
+def _print(told: Forecast) -> None:
+    from weft.cli.reporting import console
+
+    out = console()
+    width = max(len(described["name"]) for described in told.inputs)
+    for described in told.inputs:
+        counts = f"{described['tensors']:,} tensors, {described['parameters']:,} parameters"
+        out.print(f"{described['name']:<{width}}  {described['path']}  [dim]{counts}[/]", highlight=False)
+    out.print()
+    out.print(_groups(told))
+    out.print()
+    for name, text in _figures(told):
+        out.print(f"{name:<8} {text}", highlight=False)
+    for text in told.warnings:
+        out.print(f"[yellow]warning:[/] {text}", highlight=False)
+
+
+def _groups(told: Forecast) -> object:
+    from rich.table import Table
+
+    from weft.cli.reporting import size_text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("tensors", "parameters", "bytes"):
+        table.add_column(column, justify="right")
+    table.add_column("what happens")
+    table.add_column("decided by")
+    for group in told.groups:
+        decided = f"rule {group.rule}" if group.rule else "the recipe"
+        table.add_row(f"{group.tensors:,}", f"{group.parameters:,}", size_text(group.bytes), group.action, decided)
+    return table
+
+
+def _figures(told: Forecast) -> list[tuple[str, str]]:
+    from weft.cli.reporting import size_text
+
+    times = "once" if told.passes == 1 else f"in {told.passes} passes"
+    free = f" of {size_text(told.free_disk)} free" if told.free_disk is not None else ""
+    seconds = "unknown before the first merge" if told.seconds is None else f"about {max(told.seconds, 0.1):.1f} s"
+    return [
+        ("read", f"{size_text(told.read_bytes)}, {times}"),
+        ("write", f"{size_text(told.write_bytes)}{free}"),
+        ("memory", f"{size_text(told.peak_memory)} at most"),
+        ("time", seconds),
+    ]
