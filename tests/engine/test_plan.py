@@ -237,3 +237,40 @@ class TestInMemory:
         save_file({"w": W}, tmp_path / "a.safetensors")
         assert torch.is_tensor(weft.merge([tmp_path / "a.safetensors"])["w"])
         assert np.array_equal(load_file(tmp_path / "a.safetensors")["w"], W)
+
+
+class TestNotFinite:
+    """What is not finite is told by tensor and model, and never becomes part of a merge by accident."""
+
+    SPOILT = np.array([[1, np.nan, 2], [np.inf, 0, -np.inf]], np.float32)
+
+    @pytest.mark.parametrize("method", ["linear", "ties", "task_arithmetic", "fisher"])
+    def test_it_is_an_error_by_default(self, method: str) -> None:
+        text = complaint({"w": W, "v": V}, {"w": self.SPOILT, "v": V}, base={"w": W, "v": V}, method=method)
+        assert text.startswith("tensor 'w' of model 'model_1' holds 3 values that are not finite")
+        assert "`use: base`" in text
+
+    @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+    def test_in_every_format(self, dtype: str) -> None:
+        bad = torch.tensor([1.0, float("nan")]).to(getattr(torch, dtype))
+        assert "holds 1 value that is not finite" in complaint({"w": bad}, {"w": bad + 1})
+
+    def test_a_fisher_is_examined_too(self) -> None:
+        text = complaint({"w": W}, {"w": W + 1}, method="fisher", fisher=[None, {"w": self.SPOILT}])
+        assert "tensor 'w' of fisher of model 'model_1' holds 3 values" in text
+
+    def test_a_warning_on_request(self) -> None:
+        models = [{"w": W}, {"w": self.SPOILT}]
+        assert warned(*models, on_nonfinite="warn") == [
+            "tensor 'w' of model 'model_1' holds 3 values that are not finite"
+        ]
+        assert warned(*models, on_nonfinite="ignore") == []
+
+    @pytest.mark.parametrize("method", ["ties", "linear"])
+    def test_masks_are_copied(self, method: str) -> None:
+        mask = np.triu(np.full((3, 3), -np.inf, np.float32), 1)
+        base, a, b = ({"w": W + k, "mask": mask.copy()} for k in range(3))
+        merged = weft.merge([a, b], base=base, method=method)
+        assert np.array_equal(merged["mask"], mask)
+        without = [{"w": t["w"]} for t in (base, a, b)]
+        assert np.array_equal(merged["w"], weft.merge(without[1:], base=without[0], method=method)["w"])

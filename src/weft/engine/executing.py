@@ -13,11 +13,14 @@ from weft.engine.reading import Reader, Residency
 from weft.engine.runner import Runner
 from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, settle
-from weft.engine.work import Copied, Work
+from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
+from weft.engine.work import Copied, Operand, Work
 from weft.kernels.dtypes import FLOAT64, compute_dtype
 
 
-def execute(plan: Plan, budget: Budget, sink: Sink, progress: Progress) -> tuple[str, ...]:
+def execute(
+    plan: Plan, budget: Budget, sink: Sink, progress: Progress, on_nonfinite: OnNonfinite = "error"
+) -> tuple[str, ...]:
     """Compute and copy every tensor of a plan.
 
     Args:
@@ -25,18 +28,42 @@ def execute(plan: Plan, budget: Budget, sink: Sink, progress: Progress) -> tuple
         budget: tiles, memory and threads; whatever they are, the output's bytes are the same.
         sink: where output goes.
         progress: is told how far it is.
+        on_nonfinite: what to do about inputs that are not finite.
 
     Returns:
-        What the methods noted, in words.
+        What was noted on the way, in words.
+
+    Raises:
+        InputError: for inputs that are not finite, if that is an error. Masks, which hold infinities and are the same
+            in every input, are copied.
     """
+    try:
+        return _executed(plan, budget, sink, progress, on_nonfinite)
+    except ConstantMasks as found:
+        return execute(_copying(plan, found.works), budget, sink, progress, on_nonfinite)
+
+
+def _copying(plan: Plan, masks: frozenset[Work]) -> Plan:
+    """The plan with these tensors copied instead of merged."""
+    copies = [Copied(work.spec, _any_model(work), work.aliases, work.rule) for work in masks]
+    works = tuple(work for work in plan.works if work not in masks)
+    return replace(plan, works=works, copies=(*plan.copies, *copies))
+
+
+def _any_model(work: Work) -> Operand:
+    return next(operand for (name, _), operand in work.operands.items() if operand and name == "tuned")
+
+
+def _executed(plan: Plan, budget: Budget, sink: Sink, progress: Progress, on_nonfinite: OnNonfinite) -> tuple[str, ...]:
     progress.phase("merging", bytes_to_move(plan))
     together, alone = _scopes([work for work in plan.works if work.spec.size])
-    run = _Execution(budget, Residency(budget.resident), sink, progress)
+    watch = Watch(on_nonfinite)
+    run = _Execution(budget, Residency(budget.resident), sink, progress, watch)
     notes = [run.scope(works, Runner(budget.threads)) for works in together]
     notes += [run.scope([work], Runner(budget.threads)) for work in alone if work.spec.size > budget.tile]
     notes += run.side_by_side([work for work in alone if work.spec.size <= budget.tile])
     run.copies(plan.copies)
-    return tuple(dict.fromkeys(text for texts in notes for text in texts))
+    return (*dict.fromkeys(text for texts in notes for text in texts), *watch.warnings())
 
 
 @dataclass(frozen=True)
@@ -47,11 +74,12 @@ class _Execution:
     residency: Residency
     sink: Sink
     progress: Progress
+    watch: Watch
 
     def scope(self, works: Sequence[Work], runner: Runner) -> tuple[str, ...]:
         """Statistics, then the map."""
         reader = Reader(self.residency, self.progress)
-        scope = Scope(works, reader, runner, self.budget.tile)
+        scope = Scope(works, reader, runner, self.budget.tile, self.watch)
         try:
             return compute(scope, settle(scope), self.sink, self.progress)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from weft.checkpoints.checkpoint import Array
@@ -39,12 +40,13 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
     bound = {work: _bind(scope, work, values[work]) for work in scope.works}
 
     def step(worker: _Worker, tile: Tile[Work]) -> None:
-        inputs = TileInputs(scope.reader, tile, worker.buffers, keep=False)
+        inputs = TileInputs(scope.reader, tile, worker.buffers, keep=False, watch=scope.watch)
         out = worker.buffers.typed("output", tile.size, tile.item.spec.dtype.storage)
         worker.noted += bound[tile.item](inputs, tile.start, out)
         _write(sink, tile, out, progress)
 
     noted = sum(worker.noted for worker in scope.runner.run(scope.tiles(), _Worker, step))
+    scope.watch.finish_pass()
     note = scope.works[0].program.note
     return (note.text.format(count=f"{noted:,}"),) if note and noted else ()
 
@@ -58,8 +60,8 @@ def copy(copies: Sequence[Copied], reader: Reader, runner: Runner, length: int, 
     """Copy the tensors whose bytes are taken as they are."""
 
     def step(buffers: Buffers, tile: Tile[Copied]) -> None:
-        inputs = TileInputs(reader, tile, buffers, keep=False)
-        _write(sink, tile, inputs(("copied", None), tile.item.operand), progress)
+        room = partial(buffers.of, "copied")
+        _write(sink, tile, reader.read(tile.item.operand, tile.start, tile.stop, room, keep=False), progress)
 
     runner.run((tile for item in copies for tile in tiles(item, length)), Buffers, step)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -66,6 +66,7 @@ def merge(
     method: str = "linear",
     rules: Sequence[Mapping[str, Any]] = (),
     dtype: str | None = None,
+    on_nonfinite: Literal["error", "warn", "ignore"] = "error",
     memory: int | str = "2GiB",
     workers: int = 0,
     progress: Progress | None = None,
@@ -79,6 +80,7 @@ def merge(
         method: see `weft.methods()`.
         rules: over tensor names, as in a recipe.
         dtype: the output's number format; by default the base's, or the first model's, tensor by tensor.
+        on_nonfinite: what to do when a merged tensor holds values that are not finite.
         memory: bytes for tiles and tables beside the models and the result.
         workers: threads; 0 for one per core.
         progress: is told what happens.
@@ -97,7 +99,8 @@ def merge(
         array([2.])
     """
     progress = progress or Progress()
-    recipe = _recipe_in_memory(models, base, method, rules, dtype, parameters)
+    parts = {"method": method, "base": base, "rules": rules, "parameters": parameters, "on_nonfinite": on_nonfinite}
+    recipe = make_recipe({**parts, "models": _entries(models), "output": {"dtype": dtype}})
     with _opened(recipe) as inputs:
         made = make_plan(recipe, inputs)
         _warn(made.warnings, progress)
@@ -105,7 +108,8 @@ def merge(
             isinstance(c, SafetensorsCheckpoint) or getattr(c, "holds_torch", False) for _, c in inputs.all()
         )
         sink = MemorySink(made.outputs, {a: item.spec.name for item in made.items for a in item.aliases}, as_torch)
-        _warn(execute(made, budget(Settings(_bytes(memory), workers), made.items), sink, progress), progress)
+        divided = budget(Settings(_bytes(memory), workers), made.items)
+        _warn(execute(made, divided, sink, progress, on_nonfinite), progress)
     return sink.tensors()
 
 
@@ -189,7 +193,7 @@ def merge_to(
         _check_space(target, layout)
         _warn(made.warnings, progress)
         with staging(target, layout) as area:
-            notes = execute(made, divided, area, progress)
+            notes = execute(made, divided, area, progress, recipe.on_nonfinite)
             _warn(notes, progress)
             progress.phase("writing to disk", 0)
             if target.suffix != ".safetensors":
@@ -219,20 +223,10 @@ def _recipe(recipe: RecipeLike) -> Recipe:
     return load_recipe(Path(recipe))
 
 
-def _recipe_in_memory(
-    models: Sequence[Any] | Mapping[str, Any],
-    base: Any,
-    method: str,
-    rules: Sequence[Mapping[str, Any]],
-    dtype: str | None,
-    parameters: Mapping[str, Any],
-) -> Recipe:
+def _entries(models: Sequence[Any] | Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(models, Mapping):
-        entries = [{"path": model, "name": name} for name, model in models.items()]
-    else:
-        entries = [{"path": model} for model in models]
-    parts = {"method": method, "base": base, "models": entries, "rules": rules, "parameters": parameters}
-    return make_recipe({**parts, "output": {"dtype": dtype}})
+        return [{"path": model, "name": name} for name, model in models.items()]
+    return [{"path": model} for model in models]
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import numpy as np
 
 from weft.checkpoints.checkpoint import Array
 from weft.engine.progress import Progress
-from weft.engine.work import Key, Operand, Tile
+from weft.engine.watch import Watch
+from weft.engine.work import Key, Operand, Tile, Work
 
 _Place = tuple[int, str, int]
 
@@ -88,13 +89,15 @@ class TileInputs:
         tile: the range.
         buffers: the thread's own memory.
         keep: whether a later pass will want the inputs again.
+        watch: examines what is read.
     """
 
-    def __init__(self, reader: Reader, tile: Tile[Any], buffers: Buffers, keep: bool) -> None:
+    def __init__(self, reader: Reader, tile: Tile[Work], buffers: Buffers, keep: bool, watch: Watch) -> None:
         self._reader = reader
         self._tile = tile
         self._buffers = buffers
         self._keep = keep
+        self._watch = watch
         self._arrays: dict[Key, Array] = {}
 
     def __call__(self, key: Key, operand: Operand) -> Array:
@@ -102,6 +105,7 @@ class TileInputs:
         if key not in self._arrays:
             room = partial(self._buffers.of, key)
             self._arrays[key] = self._reader.read(operand, self._tile.start, self._tile.stop, room, self._keep)
+            self._watch.look(self._tile.item, operand, self._arrays[key])
         return self._arrays[key]
 
 

@@ -15,6 +15,7 @@ from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, arguments, bind
 from weft.engine.reading import Buffers, Reader, TileInputs
 from weft.engine.runner import Runner
+from weft.engine.watch import Watch
 from weft.engine.work import Tile, Work, tiles
 from weft.kernels.element import Scalar
 from weft.kernels.folds import BLOCK, block_sums
@@ -32,12 +33,14 @@ class Scope:
         works: the tensors; tied ones once.
         reader, runner: how they are read, and by how many threads.
         tile: elements of a tile.
+        watch: examines the inputs.
     """
 
     works: Sequence[Work]
     reader: Reader
     runner: Runner
     tile: int
+    watch: Watch
 
     @property
     def count(self) -> int:
@@ -137,7 +140,7 @@ class _Pass:
 
     def _evaluated(self, worker: _Worker, tile: Tile[Work], slots: Iterable[Slot]) -> Iterator[tuple[Slot, Array]]:
         """The expression over a tile, for one slot after the other, in memory that is used again."""
-        inputs = TileInputs(self._scope.reader, tile, worker.buffers, keep=True)
+        inputs = TileInputs(self._scope.reader, tile, worker.buffers, keep=True, watch=self._scope.watch)
         out = worker.buffers.typed("expression", tile.size, tile.item.compute.storage)
         for slot in slots:
             self._bound[tile.item][slot](inputs, tile.start, out)
@@ -154,6 +157,7 @@ class _Pass:
                 sums[tile.item, slot][first : first + len(partial)] = partial
 
         self._scope.runner.run(self._scope.tiles(), _Worker, step)
+        self._scope.watch.finish_pass()
         totals = {slot: math.fsum(_flat(sums[work, slot] for work in self._scope.works)) for slot in self._asked}
         return {
             (work, slot): fold.finish(totals[slot], self._scope.count, *self._parameter(work, slot, fold.by))
@@ -181,6 +185,7 @@ class _Pass:
                 selections[slot].add(values, worker.tables[slot])
 
         workers = self._scope.runner.run(self._scope.tiles(), start, step)
+        self._scope.watch.finish_pass()
         for slot, selection in selections.items():
             selection.advance([worker.tables[slot] for worker in workers])
 

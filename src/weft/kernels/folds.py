@@ -55,6 +55,22 @@ def block_sums(values):
 
 
 @njit(**_COMPILED)
+def largest_exponent(bits, mask):
+    """The largest of `bits & mask`: with a format's exponent bits, whether any number is not finite.
+
+    Args:
+        bits: unsigned integers, shape [n].
+        mask: of the same type.
+    """
+    largest = bits.dtype.type(0)
+    for i in range(len(bits)):
+        masked = bits[i] & mask
+        if masked > largest:
+            largest = masked
+    return largest
+
+
+@njit(**_COMPILED)
 def count_digits(keys, shift, prefix, counts):
     """Count one 16-bit digit of every key whose higher digits equal `prefix`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -116,6 +116,7 @@ class Recipe(_Strict):
         parameters: the method's parameters.
         rules: over tensor names; the first match wins.
         output: how the result is stored.
+        on_nonfinite: what to do when a merged tensor holds values that are not finite: stop, warn or go on in silence.
         folder: what relative paths are relative to: where the recipe lies.
 
     Example:
@@ -130,6 +131,7 @@ class Recipe(_Strict):
     parameters: dict[str, Any] = {}
     rules: tuple[Rule, ...] = ()
     output: Output = Output()
+    on_nonfinite: Literal["error", "warn", "ignore"] = "error"
     folder: Path = Field(default=Path(), exclude=True)
 
     @field_validator("models", mode="before")
