@@ -274,3 +274,22 @@ class TestNotFinite:
         assert np.array_equal(merged["mask"], mask)
         without = [{"w": t["w"]} for t in (base, a, b)]
         assert np.array_equal(merged["w"], weft.merge(without[1:], base=without[0], method=method)["w"])
+
+
+def test_a_variance_is_never_negative() -> None:
+    """1 + 1 * ((0.2 - 1) + (0.1 - 1)) = -0.7."""
+    base, a, b = ({"bn.running_var": np.array([v, 1.0])} for v in (1.0, 0.2, 0.1))
+    options = {"base": base, "method": "task_arithmetic", "scale": 1}
+    assert weft.merge([a, b], **options)["bn.running_var"].tolist() == [0.0, 1.0]
+    assert warned(a, b, **options) == ["1 running variances would have become negative; they are 0"]
+
+
+def test_a_model_that_does_not_descend_from_the_base_is_suspected() -> None:
+    rng = np.random.default_rng(0)
+    base, stranger = ({"w": rng.standard_normal((50, 50))} for _ in range(2))
+    child = {"w": base["w"] + 0.1}
+    heard = warned(child, stranger, base=base, method="ties")
+    assert heard == [
+        "model 'model_1' differs from the base by 1.4 times the base's own length: it may not descend from this base"
+    ]
+    assert warned(child, stranger, base=base, method="linear") == []

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, bind
 from weft.engine.progress import Progress
@@ -23,12 +25,17 @@ class Sink(Protocol):
         """Elements of one tensor, from `start` on. Called from several threads, each element once."""
 
 
+_VARIANCES = ("running_var", "moving_variance")
+_CLAMPED = "{count} running variances would have become negative; they are 0"
+
+
 @dataclass
 class _Worker:
-    """What one thread holds: its memory, and how many elements its tiles noted."""
+    """What one thread holds: its memory, and how many elements its tiles noted and clamped."""
 
     buffers: Buffers = field(default_factory=Buffers)
     noted: int = 0
+    clamped: int = 0
 
 
 def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> tuple[str, ...]:
@@ -43,12 +50,24 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
         inputs = TileInputs(scope.reader, tile, worker.buffers, keep=False, watch=scope.watch)
         out = worker.buffers.typed("output", tile.size, tile.item.spec.dtype.storage)
         worker.noted += bound[tile.item](inputs, tile.start, out)
+        if tile.item.spec.name.endswith(_VARIANCES):
+            worker.clamped += _clamp(out)
         _write(sink, tile, out, progress)
 
-    noted = sum(worker.noted for worker in scope.runner.run(scope.tiles(), _Worker, step))
+    workers = scope.runner.run(scope.tiles(), _Worker, step)
     scope.watch.finish_pass()
     note = scope.works[0].program.note
-    return (note.text.format(count=f"{noted:,}"),) if note and noted else ()
+    counted = [(note.text, sum(worker.noted for worker in workers))] if note else []
+    counted.append((_CLAMPED, sum(worker.clamped for worker in workers)))
+    return tuple(text.format(count=f"{count:,}") for text, count in counted if count)
+
+
+def _clamp(out: Array) -> int:
+    """Set negative numbers in storage format to zero; how many there were."""
+    bits = out.view(np.dtype(f"uint{8 * out.itemsize}"))
+    negative = bits > (1 << (8 * out.itemsize - 1))  # the sign bit, and something else: -0 is no variance below zero
+    bits[negative] = 0
+    return int(np.count_nonzero(negative))
 
 
 def _bind(scope: Scope, work: Work, values: Values) -> Bound:

@@ -22,6 +22,7 @@ from weft.engine.cost import bytes_to_move, bytes_to_read
 from weft.engine.executing import execute
 from weft.engine.forecast import Forecast, forecast, free_disk, remember_rate
 from weft.engine.inputs import Inputs, open_inputs
+from weft.engine.lineage import strangers
 from weft.engine.planning import Plan, make_plan
 from weft.engine.progress import Progress
 from weft.engine.settings import Settings, budget
@@ -103,7 +104,7 @@ def merge(
     recipe = make_recipe({**parts, "models": _entries(models), "output": {"dtype": dtype}})
     with _opened(recipe) as inputs:
         made = make_plan(recipe, inputs)
-        _warn(made.warnings, progress)
+        _warn((*made.warnings, *strangers(made.works, recipe.names)), progress)
         as_torch = any(
             isinstance(c, SafetensorsCheckpoint) or getattr(c, "holds_torch", False) for _, c in inputs.all()
         )
@@ -191,7 +192,8 @@ def merge_to(
         layout = _laid_out(made, recipe, inputs, target)
         divided = budget(Settings(_bytes(memory), workers), made.items)
         _check_space(target, layout)
-        _warn(made.warnings, progress)
+        before = (*made.warnings, *strangers(made.works, recipe.names))
+        _warn(before, progress)
         with staging(target, layout) as area:
             notes = execute(made, divided, area, progress, recipe.on_nonfinite)
             _warn(notes, progress)
@@ -211,7 +213,7 @@ def merge_to(
         write_bytes=made.write_bytes,
         files=tuple(shard.name for shard in layout.shards),
         seconds=seconds,
-        warnings=(*made.warnings, *notes),
+        warnings=(*before, *notes),
     )
 
 
