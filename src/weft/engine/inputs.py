@@ -10,6 +10,7 @@ from typing import Any
 
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.opening import open_checkpoint
+from weft.checkpoints.renamed import renamed, without_stray_prefix
 from weft.errors import InputError, Problem
 from weft.recipes.schema import Recipe
 
@@ -23,12 +24,14 @@ class Inputs:
         models: their checkpoints, in order.
         base: the base's checkpoint, if the recipe has one.
         folder: what relative paths are relative to.
+        notes: what was done to make them fit, in words.
     """
 
     names: tuple[str, ...]
     models: list[Checkpoint]
     base: Checkpoint | None
     folder: Path
+    notes: tuple[str, ...] = ()
     _auxiliary: dict[int, tuple[Any, Checkpoint]] = field(default_factory=dict)
 
     @property
@@ -69,18 +72,17 @@ class Inputs:
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
-    """Open every checkpoint of a recipe.
+    """Open every checkpoint of a recipe, under the tensor names that the recipe gives them.
 
     Raises:
         InputError: with a problem for each that cannot be opened.
     """
-    sources = {"base": recipe.base} if recipe.base is not None else {}
-    sources |= {f"model {name!r}": entry.path for name, entry in zip(recipe.names, recipe.models, strict=True)}
     opened: dict[str, Checkpoint] = {}
     problems: list[Problem] = []
-    for label, source in sources.items():
+    for label, source, changes in _sources(recipe):
         try:
-            opened[label] = open_checkpoint(_located(source, recipe.folder), label)
+            checkpoint = open_checkpoint(_located(source, recipe.folder), label)
+            opened[label] = renamed(checkpoint, changes)
         except InputError as error:
             problems += [
                 p if p.what.startswith(label) else Problem(f"{label}: {p.what}", p.remedy) for p in error.problems
@@ -90,7 +92,23 @@ def open_inputs(recipe: Recipe) -> Inputs:
             checkpoint.close()
         raise InputError(problems)
     base = opened.pop("base", None)
-    return Inputs(recipe.names, list(opened.values()), base, recipe.folder)
+    models, notes = _under_common_names(base, list(opened.values()))
+    return Inputs(recipe.names, models, base, recipe.folder, notes)
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[str, Any, dict[str, str]]]:
+    """What to call each checkpoint, where it is, and how its tensors' names change."""
+    if recipe.base is not None:
+        yield "base", recipe.base, {}
+    for name, entry in zip(recipe.names, recipe.models, strict=True):
+        yield f"model {name!r}", entry.path, {**entry.rename, **recipe.rename}
+
+
+def _under_common_names(base: Checkpoint | None, models: list[Checkpoint]) -> tuple[list[Checkpoint], tuple[str, ...]]:
+    """The models without the prefixes that the reference does not have, and what was done about them."""
+    expected = (base or models[0]).tensors.keys()
+    pairs = [without_stray_prefix(model, expected) for model in models]
+    return [model for model, _ in pairs], tuple(said for _, said in pairs if said)
 
 
 def _located(source: Any, folder: Path) -> Any:

@@ -225,10 +225,10 @@ def _recipe(recipe: RecipeLike) -> Recipe:
     return load_recipe(Path(recipe))
 
 
-def _entries(models: Sequence[Any] | Mapping[str, Any]) -> list[dict[str, Any]]:
+def _entries(models: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
     if isinstance(models, Mapping):
         return [{"path": model, "name": name} for name, model in models.items()]
-    return [{"path": model} for model in models]
+    return list(models)
 
 
 @contextmanager

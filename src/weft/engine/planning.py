@@ -257,7 +257,8 @@ class _Planner:
         place = {name: k for k, name in enumerate(self._names())}
         outputs = [replace(item.spec, name=name) for item in items for name in (item.spec.name, *item.aliases)]
         outputs.sort(key=lambda spec: place[spec.name])
-        warnings = [f"rule {patterns!r} matched no tensor" for patterns in self._resolver.unused_rules()]
+        warnings = [*self._inputs.notes]
+        warnings += [f"rule {patterns!r} matched no tensor" for patterns in self._resolver.unused_rules()]
         works = tuple(item for item in items if isinstance(item, Work))
         copies = tuple(item for item in items if isinstance(item, Copied))
         return Plan(works, copies, tuple(outputs), tuple(dropped), tuple(warnings))

@@ -42,12 +42,19 @@ class _Strict(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """One model: where it is, what it is called, and parameters of its own beside the path."""
+    """One model: where it is, what it is called, and parameters of its own beside the path.
+
+    Attributes:
+        path: a path; in Python also a dict of tensors or a module.
+        name: how rules and per-model values refer to it; by default the last part of the path.
+        rename: changes to its tensors' names, before those of the recipe.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", arbitrary_types_allowed=True)
 
     path: Any
     name: str = ""
+    rename: dict[str, str] = {}
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -115,6 +122,8 @@ class Recipe(_Strict):
         models: the fine-tuned models, in order.
         parameters: the method's parameters.
         rules: over tensor names; the first match wins.
+        rename: changes to the tensor names of every model (not of the base): what a name begins with, or `re:` and an
+            expression, and what to put there.
         output: how the result is stored.
         on_nonfinite: what to do when a merged tensor holds values that are not finite: stop, warn or go on in silence.
         folder: what relative paths are relative to: where the recipe lies.
@@ -130,6 +139,7 @@ class Recipe(_Strict):
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     parameters: dict[str, Any] = {}
     rules: tuple[Rule, ...] = ()
+    rename: dict[str, str] = {}
     output: Output = Output()
     on_nonfinite: Literal["error", "warn", "ignore"] = "error"
     folder: Path = Field(default=Path(), exclude=True)
