@@ -124,7 +124,7 @@ def test_the_merged_folder_is_complete(experts: Path) -> None:
         check=True,
     )
     names = {p.name for p in (experts / "soup").iterdir()}
-    assert names == {p.name for p in (experts / "matching").iterdir()} | {"weft_recipe.yaml"}
+    assert names == {p.name for p in (experts / "matching").iterdir()} | {"weft_recipe.yaml", "weft.lock.json", "README.md"}
 
 
 def test_a_copy_of_the_published_folder_merges_too(experts: Path) -> None:

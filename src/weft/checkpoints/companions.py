@@ -16,18 +16,20 @@ _WEIGHTS = (
     "*.gguf", "*.ggml", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.npz", "adapter_model.*",
     "training_args.bin", "optimizer.bin", "scheduler.bin", "openvino_model.*", "tf_model.*", "flax_model.*",
 )  # fmt: skip
+_RECORDS = ("README.md", "weft_recipe.yaml", "weft.lock.json")
 
 
 def companions(folder: Path) -> Iterator[Path]:
     """The files that come along into a merged model, as paths relative to the folder.
 
-    Left behind: weights in whatever format (they would be stale beside the merged ones) and hidden files.
+    Left behind: weights in whatever format (they would be stale beside the merged ones), hidden files, and the model
+    card and records of an earlier merge, since the output has its own.
     Links to files are followed, as the Hub's cache needs; links to folders are not.
     """
     for place, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and not any(fnmatch(name, pattern) for pattern in _WEIGHTS):
+            if not name.startswith(".") and not any(fnmatch(name, p) for p in (*_WEIGHTS, *_RECORDS)):
                 yield (Path(place) / name).relative_to(folder)
 
 

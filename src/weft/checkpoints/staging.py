@@ -21,10 +21,6 @@ try:
 except ImportError:  # Windows: no advisory locks; the staging folder itself still keeps writers apart in time
     fcntl = None  # type: ignore[assignment]
 
-RECORD = "weft_recipe.yaml"
-"""The recipe, kept inside every folder that Weft writes."""
-
-
 class Staging:
     """An output in the making.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
 
 What = Annotated[
     list[str],
+    typer.Argument(metavar="RECIPE.yaml | MODEL...", help="A recipe, or with -m the models.", show_default=False),
+]
+OptionalWhat = Annotated[
+    list[str] | None,
     typer.Argument(metavar="RECIPE.yaml | MODEL...", help="A recipe, or with -m the models.", show_default=False),
 ]
 Method = Annotated[
@@ -87,3 +92,16 @@ def _parsed(parameters: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise InputError(f"-p {text}: {' '.join(str(error).split())}", "quote it: -p 'weight={a: 0.5}'") from None
     return parsed
+
+
+def refuse_with(option: str, others: Mapping[str, Any]) -> None:
+    """Refuse what would have no effect beside an option.
+
+    Raises:
+        InputError: naming the first such thing.
+    """
+    from weft.errors import InputError
+
+    for name, value in others.items():
+        if value:
+            raise InputError(f"{name} does not go with {option}", "the recipe is taken from that output")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def merge(
-    what: asking.What,
+    what: asking.OptionalWhat = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The folder to write, or a .safetensors file.", show_default=False),
@@ -27,6 +27,11 @@ def merge(
     memory: asking.Memory = "2GiB",
     workers: asking.Workers = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    hashes: Annotated[bool, typer.Option("--hash", help="Record content hashes of the output's files.")] = False,
+    reproduce: Annotated[
+        Path | None,
+        typer.Option(help="Merge again as this earlier output says, and compare.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, as `weft plan`.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
     as_json: asking.AsJson = False,
@@ -47,13 +52,31 @@ def merge(
     from weft.engine.merging import merge_to
 
     with reported(as_json):
-        recipe = asking.asked_recipe(what, method, base, parameter or [], dtype, shard_size)
+        options: dict[str, Any] = {"overwrite": overwrite, "hashes": hashes, "memory": memory, "workers": workers}
+        if reproduce is not None:
+            asking.refuse_with("--reproduce", {"MODEL": what, "-m": method, "-b": base, "-p": parameter})
+            report = _again(reproduce, _named(output), quiet or as_json, options)
+            _tell(report, quiet, as_json)
+            return
+        recipe = asking.asked_recipe(what or [], method, base, parameter or [], dtype, shard_size)
         if dry_run:
             show_plan(recipe, output, memory, workers, as_json)
             return
         with Shown(quiet or as_json) as progress:
             target = _named(output)
-            report = merge_to(recipe, target, overwrite=overwrite, memory=memory, workers=workers, progress=progress)
+            report = merge_to(recipe, target, progress=progress, **options)
+    _tell(report, quiet, as_json)
+
+
+def _again(previous: Path, output: Path, quiet: bool, options: dict[str, Any]) -> Report:
+    from weft.cli.reporting import Shown
+    from weft.engine.reproducing import reproduce
+
+    with Shown(quiet) as progress:
+        return reproduce(previous, output, progress=progress, **options)
+
+
+def _tell(report: Report, quiet: bool, as_json: bool) -> None:
     if as_json:
         _print_json(report)
     elif not quiet:

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.companions import copy_companions
 from weft.checkpoints.layout import Layout, lay_out
 from weft.checkpoints.output import MemorySink
 from weft.checkpoints.safetensors import SafetensorsCheckpoint
-from weft.checkpoints.staging import RECORD, staging
+from weft.checkpoints.staging import staging
 from weft.engine.cost import bytes_to_move, bytes_to_read
 from weft.engine.executing import execute
 from weft.engine.forecast import Forecast, forecast, free_disk, remember_rate
@@ -25,6 +23,7 @@ from weft.engine.inputs import Inputs, open_inputs
 from weft.engine.lineage import strangers
 from weft.engine.planning import Plan, make_plan
 from weft.engine.progress import Progress
+from weft.engine.record import write_record
 from weft.engine.settings import Settings, budget
 from weft.errors import InputError
 from weft.kernels.dtypes import BY_NAME
@@ -160,6 +159,7 @@ def merge_to(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    hashes: bool = False,
     memory: int | str = "2GiB",
     workers: int = 0,
     progress: Progress | None = None,
@@ -171,6 +171,7 @@ def merge_to(
             relative to another folder than the current one; or a `Recipe`.
         output: the folder that shall appear, complete or not at all; or the path of one `.safetensors` file.
         overwrite: replace an output that exists.
+        hashes: record content hashes of the output's files, for `weft verify --hash`.
         memory: bytes for tiles, tables and input kept between passes; the interpreter comes on top.
         workers: threads; 0 for one per core.
         progress: is told what happens.
@@ -200,6 +201,7 @@ def merge_to(
             progress.phase("writing to disk", 0)
             if target.suffix != ".safetensors":
                 _accompany(area.folder, recipe, inputs)
+                write_record(area.folder, target, recipe, inputs, layout, hashes)
             area.commit(overwrite)
     seconds = time.monotonic() - began
     remember_rate(bytes_to_move(made), seconds)
@@ -287,31 +289,7 @@ def _check_space(target: Path, layout: Layout) -> None:
 
 
 def _accompany(folder: Path, recipe: Recipe, inputs: Inputs) -> None:
-    """Config, tokenizer and the like from the base, and the recipe."""
+    """Config, tokenizer and the like, from the base."""
     reference: Checkpoint = inputs.reference
     if reference.path and reference.path.is_dir():
         copy_companions(reference.path, folder, BY_NAME[recipe.output.dtype] if recipe.output.dtype else None)
-    (folder / RECORD).write_text(_written_down(recipe), "utf-8")
-
-
-def _written_down(recipe: Recipe) -> str:
-    """The recipe as YAML, with every default spelled out and in-memory inputs named as such."""
-    parts = recipe.model_dump(mode="python")
-    parts["models"] = [{"name": n, **m} for n, m in zip(recipe.names, _without_names(parts["models"]), strict=True)]
-    return yaml.safe_dump(_plain(parts), sort_keys=False, allow_unicode=True)
-
-
-def _without_names(models: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    return ({key: value for key, value in model.items() if key != "name"} for model in models)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping) and any(hasattr(v, "shape") for v in value.values()):
-        return "(tensors in memory)"
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return os.fspath(value) if isinstance(value, os.PathLike) else f"({type(value).__name__} in memory)"

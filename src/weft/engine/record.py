@@ -1,0 +1,170 @@
+"""What a merge leaves beside the weights: the recipe, a lock file, a model card. Enough to do it again, exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import weft
+from weft.algorithms.method import Tensors
+from weft.algorithms.registry import method
+from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.layout import Layout
+from weft.engine.inputs import Inputs
+from weft.errors import InputError
+from weft.recipes.schema import Recipe
+
+RECIPE = "weft_recipe.yaml"
+LOCK = "weft.lock.json"
+CARD = "README.md"
+
+
+def write_record(folder: Path, target: Path, recipe: Recipe, inputs: Inputs, layout: Layout, hashes: bool) -> None:
+    """Write recipe, lock file and model card.
+
+    Args:
+        folder: where to write, the staging folder.
+        target: where that folder will be; paths in the recipe are made relative to it.
+        recipe: what was asked for.
+        inputs: the checkpoints, still open.
+        layout: the output's files.
+        hashes: whether to hash the contents of the output's files.
+    """
+    text = recipe_text(relocated(recipe, target))
+    (folder / RECIPE).write_text(text, "utf-8")
+    (folder / LOCK).write_text(json.dumps(_lock(folder, inputs, layout, hashes), indent=2) + "\n", "utf-8")
+    (folder / CARD).write_text("\n".join(_card(recipe, inputs, text, target)) + "\n", "utf-8")
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as YAML, with every default spelled out and in-memory inputs named as such."""
+    parts = recipe.model_dump(mode="python", exclude={"models"})
+    models = [
+        entry.model_dump(mode="python") | {"name": n} for n, entry in zip(recipe.names, recipe.models, strict=True)
+    ]
+    ordered = {"method": parts.pop("method"), "base": parts.pop("base"), "models": models, **parts}
+    return yaml.safe_dump(_plain(ordered), sort_keys=False, allow_unicode=True)
+
+
+def relocated(recipe: Recipe, target: Path) -> Recipe:
+    """The recipe with its relative paths made relative to another folder, so that it can be run from there."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Mapping) and not any(hasattr(v, "shape") for v in value.values()):
+            return {key: moved(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [moved(item) for item in value]
+        local = isinstance(value, (str, os.PathLike)) and not os.path.isabs(value) and (recipe.folder / value).exists()
+        return os.path.relpath(recipe.folder / value, target) if local else value
+
+    files = _file_parameters(recipe)
+    entries = [{**dict(entry), **entry.parameters, "path": moved(entry.path)} for entry in recipe.models]
+    entries = [{key: moved(value) if key in files else value for key, value in entry.items()} for entry in entries]
+    parameters = {key: moved(value) if key in files else value for key, value in recipe.parameters.items()}
+    changes = {"base": moved(recipe.base), "models": entries, "parameters": parameters}
+    return Recipe.model_validate({**dict(recipe), **changes, "folder": target})
+
+
+def _file_parameters(recipe: Recipe) -> set[str]:
+    """Names of parameters whose values are files of tensors."""
+    used = {recipe.method, *(rule.method for rule in recipe.rules if rule.method)}
+    fields = [(name, info) for kind in used for name, info in method(kind).model_fields.items()]
+    return {name for name, info in fields if _mentions_tensors(info.annotation) or _mentions_tensors(info.metadata)}
+
+
+def _mentions_tensors(value: Any) -> bool:
+    if isinstance(value, Tensors):
+        return True
+    parts = value if isinstance(value, list) else [*getattr(value, "__metadata__", ()), *getattr(value, "__args__", ())]
+    return any(_mentions_tensors(part) for part in parts)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping) and any(hasattr(v, "shape") for v in value.values()):
+        return "(tensors in memory)"
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return os.fspath(value) if isinstance(value, os.PathLike) else f"({type(value).__name__} in memory)"
+
+
+def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[str, Any]:
+    return {
+        "weft": weft.__version__,
+        "environment": dict(_environment()),
+        "inputs": fingerprints(inputs),
+        "outputs": {shard.name: _output(folder / shard.name, shard.size, hashes) for shard in layout.shards},
+    }
+
+
+def fingerprints(inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """What tells these checkpoints from others, by the names that messages give them."""
+    beside = ((checkpoint.label, checkpoint) for checkpoint in inputs.auxiliaries() if checkpoint.path is None)
+    return {label: _fingerprint(checkpoint) for label, checkpoint in (*inputs.all(), *beside)}
+
+
+def _environment() -> Iterator[tuple[str, str]]:
+    from importlib.metadata import version
+
+    yield "python", platform.python_version()
+    yield "platform", f"{platform.system()} {platform.machine()}"
+    for package in ("numpy", "numba", "llvmlite"):
+        yield package, version(package)
+
+
+def _fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells one checkpoint from another without reading its numbers: names, formats, shapes and file sizes."""
+    told = [[s.name, s.dtype.code, list(s.shape)] for s in sorted(checkpoint.tensors.values(), key=lambda s: s.name)]
+    digest = hashlib.sha256(json.dumps([told, sorted(checkpoint.metadata.items())]).encode()).hexdigest()
+    return {"tensors": len(told), "bytes": sum(s.nbytes for s in checkpoint.tensors.values()), "header_sha256": digest}
+
+
+def _output(path: Path, size: int, hashes: bool) -> dict[str, Any]:
+    return {"size": size, "blake3": content_hash(path)} if hashes else {"size": size}
+
+
+def content_hash(path: Path) -> str:
+    """The blake3 hash of a file, in hexadecimal.
+
+    Raises:
+        InputError: if blake3 is not installed.
+    """
+    try:
+        from blake3 import blake3
+    except ImportError:
+        raise InputError("--hash needs the package blake3", 'pip install "weft[hash]"') from None
+    hasher = blake3(max_threads=blake3.AUTO)
+    return str(hasher.update_mmap(path).hexdigest() if path.stat().st_size else hasher.hexdigest())
+
+
+def _card(recipe: Recipe, inputs: Inputs, text: str, target: Path) -> Iterator[str]:
+    """A model card as the Hub expects it."""
+    front: dict[str, Any] = {"tags": ["merge", "weft"]}
+    parents = [str(path) for path in (recipe.base, *(entry.path for entry in recipe.models)) if isinstance(path, str)]
+    public = [parent for parent in dict.fromkeys(parents) if _looks_public(parent, recipe.folder)]
+    if public:
+        front["base_model"] = public
+    if inputs.reference.path and (inputs.reference.path / "config.json").is_file():
+        front["library_name"] = "transformers"
+    yield f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
+    yield f"# {target.name}\n\nMerged with Weft {weft.__version__} by `{recipe.method}` "
+    yield f"({method(recipe.method).source}).\n\n| input | tensors | parameters |\n|---|---:|---:|"
+    for label, checkpoint in inputs.all():
+        count = sum(spec.size for spec in checkpoint.tensors.values())
+        yield f"| {label} | {len(checkpoint.tensors):,} | {count:,} |"
+    yield f"\n## Recipe\n\n```yaml\n{text}```"
+
+
+def _looks_public(path: str, folder: Path) -> bool:
+    """Whether this is the id of a model on the Hub rather than a place on this machine."""
+    return path.count("/") == 1 and path[0] not in "./~" and not (folder / path).exists()

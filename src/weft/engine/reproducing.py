@@ -1,0 +1,82 @@
+"""Doing a merge again from what it left behind, and making sure that the result is the same, byte for byte."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import weft
+from weft.engine.inputs import open_inputs
+from weft.engine.merging import Report, merge_to
+from weft.engine.progress import Progress
+from weft.engine.record import LOCK, RECIPE, content_hash, fingerprints
+from weft.errors import InputError, MergeError, Problem
+from weft.recipes.loading import load_recipe
+from weft.recipes.schema import Recipe
+
+
+def reproduce(
+    previous: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """Merge again as an earlier output says, and compare.
+
+    Args:
+        previous: the folder that an earlier merge wrote, with its recipe and lock file.
+        output: where the new output shall appear.
+        progress: is told what happens.
+        **options: as for `merge_to`.
+
+    Raises:
+        InputError: if the recipe or the lock file is missing, or an input is not what it was.
+        MergeError: if the new output differs from the old one; it is kept, so that the two can be compared.
+    """
+    folder, progress = Path(previous).expanduser(), progress or Progress()
+    recipe, lock = load_recipe(folder / RECIPE), _lock_of(folder)
+    _check_inputs(recipe, lock)
+    if lock.get("weft") != weft.__version__:
+        progress.warning(f"{folder} was written by weft {lock.get('weft')}, this is {weft.__version__}")
+    report = merge_to(recipe, output, progress=progress, **options)
+    differing = [
+        name for name in report.files if not _same(folder / name, report.output / name, lock["outputs"].get(name, {}))
+    ]
+    if differing:
+        raise MergeError(f"{report.output} differs from {folder} in {', '.join(differing)}")
+    return report
+
+
+def _lock_of(folder: Path) -> dict[str, Any]:
+    try:
+        lock = json.loads((folder / LOCK).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / LOCK}: {error}", "only an output of `weft merge` can be reproduced") from None
+    if not isinstance(lock, dict) or not {"inputs", "outputs"} <= lock.keys():
+        raise InputError(f"{folder / LOCK}: is not a lock file", "only an output of `weft merge` can be reproduced")
+    return lock
+
+
+def _check_inputs(recipe: Recipe, lock: dict[str, Any]) -> None:
+    inputs = open_inputs(recipe)
+    try:
+        now = fingerprints(inputs)
+    finally:
+        inputs.close()
+    then = lock["inputs"]
+    changed = [label for label, told in now.items() if label in then and told != then[label]]
+    if changed:
+        remedy = "get the inputs back as they were, or merge anew from the recipe"
+        raise InputError(
+            Problem(f"{label} is not what it was: {then[label]} then, {now[label]} now", remedy) for label in changed
+        )
+
+
+def _same(old: Path, new: Path, told: dict[str, Any]) -> bool:
+    if "blake3" in told:
+        return bool(content_hash(new) == told["blake3"])
+    return old.is_file() and filecmp.cmp(old, new, shallow=False)

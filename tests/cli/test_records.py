@@ -1,0 +1,84 @@
+"""What a merge leaves beside the weights, and doing it again from there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+import weft
+from tests.cli.running import W, run
+
+
+@pytest.fixture
+def merged(models: Path) -> Path:
+    save_file({"w": W**2 + 1, "head": W**2 + 2}, models / "f.safetensors")
+    (models / "r").mkdir()
+    recipe = {
+        "method": "fisher",
+        "models": ["../a", {"path": "../b", "fisher": "../f.safetensors"}],
+        "rules": [{"match": "head", "method": "linear"}],
+    }
+    (models / "r" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run(models, "merge", "r/recipe.yaml", "-o", "out", "--hash")
+    return models
+
+
+def test_the_recorded_recipe_runs_from_where_it_lies(merged: Path) -> None:
+    record = yaml.safe_load((merged / "out" / "weft_recipe.yaml").read_text())
+    assert [entry["path"] for entry in record["models"]] == ["../a", "../b"]
+    assert record["models"][1]["fisher"] == "../f.safetensors"
+    run(Path.cwd(), "merge", str(merged / "out" / "weft_recipe.yaml"), "-o", str(merged / "again"))
+    assert (merged / "again" / "model.safetensors").read_bytes() == (merged / "out" / "model.safetensors").read_bytes()
+
+
+def test_the_lock_file_tells_inputs_and_outputs_apart(merged: Path) -> None:
+    lock = json.loads((merged / "out" / "weft.lock.json").read_text())
+    assert lock["weft"] == weft.__version__
+    assert set(lock["inputs"]) == {"model 'a'", "model 'b'"}
+    assert lock["inputs"]["model 'a'"]["tensors"] == 2
+    file = merged / "out" / "model.safetensors"
+    assert lock["outputs"]["model.safetensors"]["size"] == file.stat().st_size
+    assert len(lock["outputs"]["model.safetensors"]["blake3"]) == 64
+    assert "numba" in lock["environment"]
+
+
+def test_a_model_card_as_the_hub_expects_it(merged: Path) -> None:
+    _, front, text = (merged / "out" / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front) == {"tags": ["merge", "weft"], "library_name": "transformers"}
+    assert "| model 'a' | 2 | 12 |" in text
+    assert "Matena and Raffel 2022" in text
+    assert str(merged) not in text, "paths of this machine stay here"
+
+
+def test_reproduce(merged: Path) -> None:
+    run(merged, "merge", "--reproduce", "out", "-o", "again")
+    assert (merged / "again" / "model.safetensors").read_bytes() == (merged / "out" / "model.safetensors").read_bytes()
+
+
+def test_reproduce_refuses_inputs_that_changed(merged: Path) -> None:
+    save_file({"w": W, "head": W, "new": W}, merged / "a" / "model.safetensors")
+    assert "model 'a' is not what it was" in run(merged, "merge", "--reproduce", "out", "-o", "again", code=2).stderr
+
+
+def test_reproduce_tells_when_the_result_differs(merged: Path) -> None:
+    tensors = load_file(merged / "a" / "model.safetensors")
+    save_file({n: np.array(t + 1) for n, t in tensors.items()}, merged / "a" / "model.safetensors", {"format": "pt"})
+    done = run(merged, "merge", "--reproduce", "out", "-o", "again", code=1)
+    assert "again differs from out in model.safetensors" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["a"], ["-m", "linear"], ["-p", "x=1"]])
+def test_reproduce_goes_alone(merged: Path, arguments: list[str]) -> None:
+    done = run(merged, "merge", "--reproduce", "out", "-o", "again", *arguments, code=2)
+    assert "does not go with --reproduce" in done.stderr
+
+
+def test_only_outputs_can_be_reproduced(merged: Path) -> None:
+    assert "No such file" in run(merged, "merge", "--reproduce", "a", "-o", "again", code=2).stderr
+    (merged / "out" / "weft.lock.json").write_text("{}")
+    assert "is not a lock file" in run(merged, "merge", "--reproduce", "out", "-o", "again", code=2).stderr
