@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 import weft
+from weft.cli.doctor import doctor
 from weft.cli.merge import merge
 from weft.cli.methods import methods
 from weft.cli.plan import plan
+from weft.cli.schema import schema
 
 app = typer.Typer(
     name="weft",
@@ -22,6 +24,8 @@ app = typer.Typer(
 app.command()(merge)
 app.command()(plan)
 app.command()(methods)
+app.command()(schema)
+app.command()(doctor)
 
 
 def _show_version(wanted: bool) -> None:

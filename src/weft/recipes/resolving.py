@@ -52,8 +52,8 @@ class Resolver:
     Example:
         >>> rules = [{"match": "*head*", "use": "b"}, {"match": "*norm*", "method": "linear"}]
         >>> resolver = Resolver(Recipe(method="ties", base="o", models=["a", "b"], rules=rules))
-        >>> resolver.action("lm_head.weight")
-        Use(source='b')
+        >>> resolver.action("lm_head.weight").source
+        'b'
         >>> resolver.action("layers.0.norm").method.name
         'linear'
     """

@@ -1,0 +1,50 @@
+"""The schema that editors use, and what the doctor finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.cli.running import run
+from tests.recipes.test_recipes import FULL
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict:
+    return json.loads(run(Path.cwd(), "schema").stdout)
+
+
+def test_the_schema_accepts_the_recipe_of_the_documentation(schema: dict) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load(FULL), schema)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "teis"},
+        {"modles": []},
+        {"parameters": {"densty": 0.2}},
+        {"parameters": {"density": 20}},
+        {"parameters": {"density": {"b": -1}}},
+        {"models": [{"path": "a", "wieght": 1}]},
+        {"rules": [{"match": "x", "method": "tise"}]},
+        {"output": {"dtpye": "bfloat16"}},
+    ],
+)
+def test_the_schema_refuses_slips_of_the_pen(schema: dict, change: dict) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(FULL) | change, schema)
+
+
+def test_the_doctor(tmp_path: Path) -> None:
+    found = json.loads(run(tmp_path, "doctor", "--json").stdout)
+    assert found["installed"]["numba"] != "missing"
+    assert "written and synced" in found["disk"]
+    assert list(tmp_path.iterdir()) == []
+    assert "threads" in run(tmp_path, "doctor").stdout
+    assert "No such file" in run(tmp_path, "doctor", "nowhere", code=2).stderr
