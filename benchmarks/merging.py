@@ -42,7 +42,7 @@ def contenders(folder: Path, size: int) -> list[Contender]:
     python, out = sys.executable, str(folder / "out.safetensors")
     models = [str(folder / name) for name in NAMES]
     files = [f"{model}/model.safetensors" for model in models]
-    weft = [python, "-m", "weft.cli", "merge", "-q", "--overwrite", "-o", out]
+    weft = [python, "-m", "weft", "merge", "-q", "--overwrite", "-o", out]
     based = ["-b", models[0], *models[1:]]
     found = [
         Contender("floor, 4 inputs", [python, str(HERE / "floor.py"), out, str(size), *files]),

@@ -94,7 +94,7 @@ def test_two_experts_become_one_model_that_works(experts: Path, method: str) -> 
     command = [
         sys.executable,
         "-m",
-        "weft.cli",
+        "weft",
         "merge",
         "-m",
         method,
@@ -119,18 +119,22 @@ def test_two_experts_become_one_model_that_works(experts: Path, method: str) -> 
 
 def test_the_merged_folder_is_complete(experts: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "weft.cli", "merge", "-m", "linear", "matching", "sentiment", "-o", "soup"],
+        [sys.executable, "-m", "weft", "merge", "-m", "linear", "matching", "sentiment", "-o", "soup"],
         cwd=experts,
         check=True,
     )
     names = {p.name for p in (experts / "soup").iterdir()}
-    assert names == {p.name for p in (experts / "matching").iterdir()} | {"weft_recipe.yaml", "weft.lock.json", "README.md"}
+    assert names == {p.name for p in (experts / "matching").iterdir()} | {
+        "weft_recipe.yaml",
+        "weft.lock.json",
+        "README.md",
+    }
 
 
 def test_a_copy_of_the_published_folder_merges_too(experts: Path) -> None:
     """As it comes from the package, with whatever buffers and files it has."""
     subprocess.run(
-        [sys.executable, "-m", "weft.cli", "merge", "-m", "linear", original(), original(), "-o", "same"],
+        [sys.executable, "-m", "weft", "merge", "-m", "linear", original(), original(), "-o", "same"],
         cwd=experts,
         check=True,
     )

@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+_SHOWN = 20
+"""How many problems are spelled out: a model of another size differs in every tensor."""
+
 
 class WeftError(Exception):
     """Base of every error that Weft raises on purpose."""
@@ -47,8 +50,10 @@ class InputError(WeftError):
     def _text(self) -> str:
         if len(self.problems) == 1:
             return str(self.problems[0])
-        numbered = (f"{i}. {problem}" for i, problem in enumerate(self.problems, 1))
-        return "\n".join((f"{len(self.problems)} problems:", *numbered))
+        shown = [f"{i}. {problem}" for i, problem in enumerate(self.problems[:_SHOWN], 1)]
+        if len(self.problems) > _SHOWN:
+            shown.append(f"... and {len(self.problems) - _SHOWN} more")
+        return "\n".join((f"{len(self.problems)} problems:", *shown))
 
 
 class MergeError(WeftError):

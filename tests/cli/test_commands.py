@@ -85,13 +85,14 @@ def test_bad_input_as_json(models: Path) -> None:
     ("arguments", "says"),
     [
         (["a", "b"], "give one recipe that ends in .yaml, or models and a method"),
+        (["r.yaml", "-m", "ties"], "-m does not go with a recipe (r.yaml)"),
         (["r.yaml", "-b", "base"], "-b does not go with a recipe"),
         (["r.yaml", "-p", "scale=1"], "-p does not go with a recipe"),
         (["-m", "linear", "a", "-p", "weight"], "not of the form NAME=VALUE"),
         (["-m", "linear", "a", "-p", "weight=[1"], "-p weight=[1: "),
         (["-m", "linear", "a", "-p", "weight=1", "-p", "weight=2"], "given twice"),
         (["-m", "linear", "a", "--memory", "lots"], "memory: 'lots' is not a size"),
-        (["-m", "linear", "a", "--dtype", "f16"], "output.dtype: 'f16' is not known"),
+        (["-m", "linear", "a", "--dtype", "f16"], "output dtype 'f16' is not known"),
     ],
 )
 def test_usage(models: Path, arguments: list[str], says: str) -> None:
@@ -114,22 +115,60 @@ def test_an_existing_output_is_refused_unless_asked_for(models: Path) -> None:
     assert np.array_equal(load_file(models / "out" / "model.safetensors")["w"], W + 2)
 
 
-@pytest.mark.parametrize("output", ["a", "./a/../a", ".", "a/model.safetensors"])
+@pytest.mark.parametrize("output", ["a", "./a/../a", ".", "a/model.safetensors", "a/again.safetensors"])
 def test_an_output_that_is_an_input_is_always_refused(models: Path, output: str) -> None:
-    inputs = ["a/model.safetensors"] if output.endswith("safetensors") else ["a"]
-    done = run(models, "merge", "-m", "linear", *inputs, "-o", output, "--overwrite", code=2)
-    assert "is or contains the input" in done.stderr
-    assert (models / "a" / "model.safetensors").exists()
-
-
-def test_a_folder_that_is_not_a_model_is_never_overwritten(models: Path) -> None:
-    (models / "thesis").mkdir()
-    (models / "thesis" / "chapter1.tex").write_text("")
+    (models / "a" / "again.safetensors").write_bytes((models / "a" / "model.safetensors").read_bytes())
+    before = (models / "a" / "again.safetensors").read_bytes()
+    done = run(models, "merge", "-m", "linear", "a", "-o", output, "--overwrite", code=2)
+    assert "is, contains or lies in the input" in done.stderr
     assert (
-        "does not look like a model"
-        in run(models, "merge", "-m", "linear", "a", "-o", "thesis", "--overwrite", code=2).stderr
+        (models / "a" / "model.safetensors").read_bytes() == before == (models / "a" / "again.safetensors").read_bytes()
     )
-    assert (models / "thesis" / "chapter1.tex").exists()
+
+
+def test_a_folder_with_something_else_in_it_is_never_overwritten(models: Path) -> None:
+    run(models, "merge", "-m", "linear", "a", "-o", "out")
+    (models / "out" / "data").mkdir()
+    (models / "out" / "data" / "notes.txt").write_text("")
+    done = run(models, "merge", "-m", "linear", "a", "-o", "out", "--overwrite", code=2)
+    assert "out holds what no merge wrote and --overwrite would delete: data/notes.txt" in done.stderr
+    assert (models / "out" / "data" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("a/config.json/x", "is a file"),
+        ("out.bin", "would not be a .bin file"),
+        ("out.yaml", "would not be a .yaml file"),
+        ("folder.safetensors", "exists and is a folder"),
+    ],
+)
+def test_an_output_that_cannot_be(models: Path, output: str, says: str) -> None:
+    (models / "folder.safetensors").mkdir()
+    assert says in run(models, "merge", "-m", "linear", "b", "-o", output, "--overwrite", code=2).stderr
+
+
+def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
+    interrupted(tmp_path, signal.SIGTERM)
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    interrupted(tmp_path, signal.SIGINT)
+
+
+def interrupted(tmp_path: Path, number: int) -> None:
+    """Sent as soon as the merge says that it runs; with 1.6 GB to look at several times it is not over by then."""
+    save_file({"w": np.zeros(40_000_000, np.float32)}, tmp_path / "a.safetensors")
+    models = ["a.safetensors"] * 9
+    command = [sys.executable, "-u", "-m", "weft", "merge", "-m", "ties", "-b", "a.safetensors", *models, "-o", "out"]
+    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    assert child.stderr.readline().startswith("merging: ")
+    child.send_signal(number)
+    assert "interrupted; nothing was written" in child.communicate()[1]
+    assert child.returncode == 130
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_a_full_disk_is_told_before(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,32 +177,6 @@ def test_a_full_disk_is_told_before(models: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(weft.InputError, match=r"the output needs .* but .* free"):
         weft.merge_to({"method": "linear", "models": [models / "a"]}, models / "out")
-
-
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    """Sent as soon as the merge says that it runs; with 1.6 GB to look at several times it is not over by then."""
-    save_file({"w": np.zeros(40_000_000, np.float32)}, tmp_path / "a.safetensors")
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "weft.cli",
-        "merge",
-        "-m",
-        "ties",
-        "-b",
-        "a.safetensors",
-        *["a.safetensors"] * 9,
-        "-o",
-        "out",
-    ]
-    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    assert child.stderr.readline().startswith("merging: ")
-    child.send_signal(signal.SIGINT)
-    assert "interrupted; nothing was written" in child.communicate()[1]
-    assert child.returncode == 130
-    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_methods() -> None:

@@ -52,9 +52,19 @@ def test_all_problems_are_told_at_once() -> None:
     assert "tensor 'd' is in" in text
 
 
-def test_a_different_architecture_does_not_flood_the_screen() -> None:
+def test_a_model_of_another_size_does_not_flood_the_screen() -> None:
+    text = complaint({f"a{i}": W + i for i in range(50)}, {f"a{i}": W.T + i for i in range(50)})
+    assert text.startswith("50 problems:\n1. tensor 'a0' has shape")
+    assert text.endswith("... and 30 more")
+
+
+def test_a_model_of_another_architecture_is_one_problem() -> None:
     text = complaint({f"a{i}": W + i for i in range(50)}, {f"b{i}": W + i for i in range(50)})
-    assert "and 80 more of this kind" in text
+    assert text.startswith("model 'model_1' and model 'model_0' share no tensor name; one has 'b0', the other 'a0'")
+
+
+def test_a_model_without_tensors() -> None:
+    assert "model 'model_1' (model 'model_1') holds no tensors" in complaint({"w": W}, {})
 
 
 def test_a_method_that_needs_a_base_says_so() -> None:
@@ -256,7 +266,7 @@ class TestNotFinite:
         assert "holds 1 value that is not finite" in complaint({"w": bad}, {"w": bad + 1})
 
     def test_a_fisher_is_examined_too(self) -> None:
-        text = complaint({"w": W}, {"w": W + 1}, method="fisher", fisher=[None, {"w": self.SPOILT}])
+        text = complaint({"w": W}, {"w": W + 1}, method="fisher", fisher=[None, {"w": abs(self.SPOILT)}])
         assert "tensor 'w' of fisher of model 'model_1' holds 3 values" in text
 
     def test_a_warning_on_request(self) -> None:
@@ -293,3 +303,58 @@ def test_a_model_that_does_not_descend_from_the_base_is_suspected() -> None:
         "model 'model_1' differs from the base by 1.4 times the base's own length: it may not descend from this base"
     ]
     assert warned(child, stranger, base=base, method="linear") == []
+
+
+def test_weights_in_the_place_of_a_fisher_are_noticed() -> None:
+    text = complaint({"w": W}, {"w": W}, method="fisher", fisher=[{"w": W}, {"w": W - 3}])
+    assert text.startswith("tensor 'w' of fisher of model 'model_1' holds 3 values that are below zero")
+
+
+def test_fisher_without_any_is_remarked() -> None:
+    assert warned({"w": W}, {"w": W}, method="fisher") == [
+        "no model has a Fisher, so this is the weighted mean; give each model its `fisher`"
+    ]
+
+
+def test_a_copy_of_another_shape_is_told() -> None:
+    models = [{"w": W, "head": V}, {"w": W, "head": V[:1]}]
+    assert warned(*models, rules=[{"match": "head", "use": "model_1"}]) == [
+        "tensor 'head' copied from model_1 has shape [1, 3], the base's [2, 3]; the output's config is the base's"
+    ]
+
+
+class TestInputsOfPython:
+    """What people pass from Python."""
+
+    def test_a_hugging_face_module(self) -> None:
+        """It has a dtype, as tensors do."""
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9
+        )
+        merged = weft.merge([BertModel(config), BertModel(config)])
+        BertModel(config).load_state_dict(merged)
+
+    def test_arrays_as_weights_and_torch_formats(self) -> None:
+        merged = weft.merge([{"w": W}, {"w": W + 4}], weight=np.array([3, 1]), dtype=torch.float16)
+        assert merged["w"].dtype == np.float16
+        assert np.allclose(merged["w"], W + 1)
+        assert np.allclose(weft.merge([{"w": W}, {"w": W + 4}], weight=torch.tensor([3.0, 1.0]))["w"], W + 1)
+
+    @pytest.mark.parametrize(
+        ("tensor", "says"),
+        [(torch.zeros(2, device="meta"), "has no data"), (torch.zeros(2, 2).to_sparse(), "is sparse or quantised")],
+    )
+    def test_tensors_without_plain_data(self, tensor: torch.Tensor, says: str) -> None:
+        assert says in complaint({"w": tensor})
+
+    def test_a_path_in_the_place_of_models(self) -> None:
+        with pytest.raises(weft.InputError, match=r"'rec\.yaml' is one path"):
+            weft.merge("rec.yaml")
+
+    def test_workers_below_zero(self) -> None:
+        assert "workers: -1 is less than 0" in complaint({"w": W}, workers=-1)
+
+    def test_a_memory_without_a_unit(self) -> None:
+        assert "did you mean 256MB?" in complaint({"w": W}, memory=256)

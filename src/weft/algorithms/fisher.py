@@ -82,6 +82,7 @@ def _root(total: float, count: int) -> float:
 
 
 _NORM = Statistic("norm", squared, Total(_root), each=True, known=("fisher", "norm"))
+_ISOTROPIC = "no model has a Fisher, so this is the weighted mean; give each model its `fisher`"
 
 
 @final
@@ -146,5 +147,7 @@ class Fisher(Method):
             },
             auxiliary={"fisher": self.fisher},
             whole_model=True,
+            remarks=() if any(f is not None for f in self.fisher) else (_ISOTROPIC,),
+            nonnegative=frozenset({"fisher"}),
             note=Note(knows_nothing, "no model has information about {count} parameters; they are the weighted mean"),
         )

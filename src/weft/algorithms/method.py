@@ -14,8 +14,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from weft.algorithms.wording import worded
 from weft.errors import InputError, Problem, nearest
 from weft.kernels.element import Scalar
 
@@ -29,9 +30,17 @@ class _PerModel:
 PerModel = Annotated[tuple[T, ...], _PerModel()]
 """One value for every model; written as one for all, a list in their order, or a map `{name: x, default: y}`."""
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+
+def _not_a_truth_value(value: Any) -> Any:
+    """YAML reads `yes` and `on` as true, which pydantic would take for 1."""
+    if isinstance(value, bool):
+        raise ValueError("should be a number, not true or false")
+    return value
+
+
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_not_a_truth_value)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeValidator(_not_a_truth_value)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(_not_a_truth_value)]
 
 
 class Tensors:
@@ -136,6 +145,8 @@ class Program:
             a None among them stands for the number 1.
         whole_model: whether the scope is all tensors that are merged with this method, or each on its own.
         note: what to count and report.
+        remarks: what a person should know about these parameters.
+        nonnegative: auxiliary arguments that may not hold negative numbers.
     """
 
     element: Scalar
@@ -145,6 +156,8 @@ class Program:
     auxiliary: Mapping[str, Any] = field(default_factory=dict)
     whole_model: bool = False
     note: Note | None = None
+    remarks: tuple[str, ...] = ()
+    nonnegative: frozenset[str] = frozenset()
 
 
 class Method(BaseModel, ABC):
@@ -207,16 +220,18 @@ class Method(BaseModel, ABC):
         try:
             return cls.model_validate(settled)
         except ValidationError as error:
-            raise InputError(cls._problem(models, item) for item in error.errors()) from None
+            told = (cls._problem(models, item, settled) for item in error.errors())
+            raise InputError(dict.fromkeys(told)) from None
 
     @classmethod
-    def _problem(cls, models: Sequence[str], item: Any) -> Problem:
-        path = item["loc"]
+    def _problem(cls, models: Sequence[str], item: Any, settled: Mapping[str, Any]) -> Problem:
+        path, text = item["loc"], worded(item)
         if not path:
-            return Problem(f"method {cls.name}: {item['msg'].removeprefix('Value error, ')}")
-        of = f" of model {models[path[1]]!r}" if len(path) > 1 and cls.is_per_model(path[0]) else ""
-        remedy = f"see `weft methods {cls.name}`"
-        return Problem(f"method {cls.name}: {path[0]}{of} is {item['input']!r}: {item['msg']}", remedy)
+            return Problem(f"method {cls.name}: {text}")
+        value, of = item["input"], ""
+        if len(path) > 1 and cls.is_per_model(path[0]) and settled[path[0]] != (value,) * len(models):
+            of = f" of model {models[path[1]]!r}"
+        return Problem(f"method {cls.name}: {path[0]}{of} is {value!r}; it {text}", f"see `weft methods {cls.name}`")
 
 
 def _spread(name: str, layer: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
@@ -224,11 +239,11 @@ def _spread(name: str, layer: Mapping[str, Any], models: Sequence[str]) -> dict[
     if name not in layer:
         return {}
     value = layer[name]
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array of torch or numpy
     if isinstance(value, (list, tuple)):
         if len(value) != len(models):
-            raise InputError(
-                f"{name}: {len(value)} values for {len(models)} models", "give one value, or one for each model"
-            )
+            what = f"{name}: {len(value)} value(s) for {len(models)} model(s)"
+            raise InputError(what, "give one value, or one for each model")
         return dict(zip(models, value, strict=True))
     if not isinstance(value, Mapping) or is_tensor_dict(value):
         return dict.fromkeys(models, value)

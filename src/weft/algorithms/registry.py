@@ -38,6 +38,6 @@ def method(name: str) -> type[Method]:
     """
     if name not in METHODS:
         raise InputError(
-            f"there is no method {name!r}", nearest(name, METHODS) or f"the methods are {', '.join(METHODS)}"
+            f"there is no method {name!r}", nearest(name.lower(), METHODS) or f"the methods are {', '.join(METHODS)}"
         )
     return METHODS[name]

@@ -29,16 +29,15 @@ class InMemory(Checkpoint):
         self.label = label
         self.path = None
         self.metadata = MappingProxyType(dict(metadata or {}))
-        self.holds_torch = any(is_torch_tensor(value) for value in tensors.values())
         specs: dict[str, TensorSpec] = {}
         self._arrays: dict[str, Array] = {}
         first: dict[Any, str] = {}
         tied: dict[str, str] = {}
         for name, value in tensors.items():
-            dtype, array = _storage(name, value, label)
+            dtype, array = storage(name, value, label)
             specs[name] = TensorSpec(name, dtype, tuple(value.shape))
             self._arrays[name] = array
-            if array.size and (origin := first.setdefault(_identity(value), name)) != name:
+            if array.size and (origin := first.setdefault(identity(value), name)) != name:
                 tied[name] = origin
         self.tensors = MappingProxyType(specs)
         self.tied = MappingProxyType(tied)
@@ -72,8 +71,21 @@ def is_module(value: object) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def _storage(name: str, value: Any, label: str) -> tuple[DType, Array]:
+def storage(name: str, value: Any, label: str) -> tuple[DType, Array]:
+    """The number format of a tensor, and its elements, flat and in storage format; a view if they lie in one piece.
+
+    Args:
+        name: named in errors.
+        value: a torch tensor or a numpy array.
+        label: where it comes from, named in errors.
+
+    Raises:
+        InputError: for a value that is not a tensor, or has a number format that Weft does not know.
+    """
     if is_torch_tensor(value):
+        if value.is_meta or value.layout is not sys.modules["torch"].strided or value.is_quantized:
+            kind = "has no data (it is on the meta device)" if value.is_meta else "is sparse or quantised"
+            raise InputError(f"{label}: {name!r} {kind}", "load the weights, as dense floating-point tensors, first")
         dtype = _known(name, str(value.dtype).removeprefix("torch."), label)
         flat = value.detach().cpu().contiguous().reshape(-1)
         if dtype.name in ("bfloat16", "float16"):
@@ -97,7 +109,7 @@ def _known(name: str, dtype: str, label: str) -> DType:
     return BY_NAME[dtype]
 
 
-def _identity(value: Any) -> Any:
+def identity(value: Any) -> Any:
     """Equal for two tensors that are the same numbers in the same place."""
     if is_torch_tensor(value):
         return (value.device, value.data_ptr(), tuple(value.shape), tuple(value.stride()), value.dtype)

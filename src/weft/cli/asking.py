@@ -60,6 +60,9 @@ def asked_recipe(
     from weft.recipes.loading import load_recipe, make_recipe
 
     storage = {key: value for key, value in (("dtype", dtype), ("shard_size", shard_size)) if value is not None}
+    recipes = [text for text in what if text.endswith((".yaml", ".yml"))]
+    if method is not None and recipes:
+        raise InputError(f"-m does not go with a recipe ({recipes[0]})", "write the method into the recipe")
     if method is not None:
         parts = {"method": method, "base": base, "models": what, "parameters": _parsed(parameters), "output": storage}
         return make_recipe(parts)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from types import TracebackType
 
@@ -28,7 +29,12 @@ def console() -> Console:
 
 @contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """Turn Weft's errors into one clear message and an exit code: 2 for bad input, 1 for a merge that failed."""
+    """Turn Weft's errors into one clear message and an exit code: 2 for bad input, 1 for a merge that failed.
+
+    A request to terminate ends like an interrupt, so that nothing is left behind.
+    """
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except WeftError as error:

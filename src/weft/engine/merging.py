@@ -13,6 +13,7 @@ from typing import Any, Literal
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.companions import copy_companions
 from weft.checkpoints.layout import Layout, lay_out
+from weft.checkpoints.memory import is_torch_tensor
 from weft.checkpoints.output import MemorySink
 from weft.checkpoints.safetensors import SafetensorsCheckpoint
 from weft.checkpoints.staging import staging
@@ -25,6 +26,8 @@ from weft.engine.planning import Plan, make_plan
 from weft.engine.progress import Progress
 from weft.engine.record import write_record
 from weft.engine.settings import Settings, budget
+from weft.engine.target import check_target
+from weft.engine.work import Work
 from weft.errors import InputError
 from weft.kernels.dtypes import BY_NAME
 from weft.recipes.loading import load_recipe, make_recipe
@@ -65,7 +68,7 @@ def merge(
     base: Any = None,
     method: str = "linear",
     rules: Sequence[Mapping[str, Any]] = (),
-    dtype: str | None = None,
+    dtype: Any = None,
     on_nonfinite: Literal["error", "warn", "ignore"] = "error",
     memory: int | str = "2GiB",
     workers: int = 0,
@@ -79,7 +82,8 @@ def merge(
         base: the pretrained model, for methods that work on task vectors.
         method: see `weft.methods()`.
         rules: over tensor names, as in a recipe.
-        dtype: the output's number format; by default the base's, or the first model's, tensor by tensor.
+        dtype: the output's number format, a name or a torch dtype; by default the base's, or the first model's, tensor
+            by tensor.
         on_nonfinite: what to do when a merged tensor holds values that are not finite.
         memory: bytes for tiles and tables beside the models and the result.
         workers: threads; 0 for one per core.
@@ -99,15 +103,15 @@ def merge(
         array([2.])
     """
     progress = progress or Progress()
-    parts = {"method": method, "base": base, "rules": rules, "parameters": parameters, "on_nonfinite": on_nonfinite}
-    recipe = make_recipe({**parts, "models": _entries(models), "output": {"dtype": dtype}})
+    parts = {"method": method, "base": base, "rules": rules, "parameters": parameters}
+    output = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
+    recipe = make_recipe({**parts, "models": _entries(models), "output": output, "on_nonfinite": on_nonfinite})
     with _opened(recipe) as inputs:
         made = make_plan(recipe, inputs)
         _warn((*made.warnings, *strangers(made.works, recipe.names)), progress)
-        as_torch = any(
-            isinstance(c, SafetensorsCheckpoint) or getattr(c, "holds_torch", False) for _, c in inputs.all()
+        sink = MemorySink(
+            made.outputs, {a: item.spec.name for item in made.items for a in item.aliases}, not _is_numpy(recipe)
         )
-        sink = MemorySink(made.outputs, {a: item.spec.name for item in made.items for a in item.aliases}, as_torch)
         divided = budget(Settings(_bytes(memory), workers), made.items)
         _warn(execute(made, divided, sink, progress, on_nonfinite), progress)
     return sink.tensors()
@@ -189,7 +193,7 @@ def merge_to(
     began = time.monotonic()
     with _opened(recipe) as inputs:
         made = make_plan(recipe, inputs)
-        _check_target(target, inputs, overwrite)
+        check_target(target, inputs, overwrite)
         layout = _laid_out(made, recipe, inputs, target)
         divided = budget(Settings(_bytes(memory), workers), made.items)
         _check_space(target, layout)
@@ -208,8 +212,8 @@ def merge_to(
     return Report(
         output=target,
         method=recipe.method,
-        merged=sum(1 + len(work.aliases) for work in made.works),
-        copied=sum(1 + len(copied.aliases) for copied in made.copies),
+        merged=sum(1 + len(work.aliases) for work in made.works if work.method),
+        copied=sum(1 + len(item.aliases) for item in made.items if not (isinstance(item, Work) and item.method)),
         dropped=len(made.dropped),
         read_bytes=bytes_to_read(made),
         write_bytes=made.write_bytes,
@@ -227,7 +231,18 @@ def _recipe(recipe: RecipeLike) -> Recipe:
     return load_recipe(Path(recipe))
 
 
+def _is_numpy(recipe: Recipe) -> bool:
+    """Whether all that was given are dicts of numpy arrays."""
+    sources = [entry.path for entry in recipe.models] + ([] if recipe.base is None else [recipe.base])
+    dicts = [source for source in sources if isinstance(source, Mapping)]
+    return len(dicts) == len(sources) and not any(is_torch_tensor(t) for source in dicts for t in source.values())
+
+
 def _entries(models: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    if isinstance(models, (str, os.PathLike)):
+        raise InputError(
+            f"models: {os.fspath(models)!r} is one path", "give a list of models; recipes go to weft.merge_to"
+        )
     if isinstance(models, Mapping):
         return [{"path": model, "name": name} for name, model in models.items()]
     return list(models)
@@ -260,25 +275,6 @@ def _laid_out(plan: Plan, recipe: Recipe, inputs: Inputs, target: Path) -> Layou
         return lay_out(plan.outputs, target.stem, plan.write_bytes + 1, metadata)
     stem = inputs.reference.stem if isinstance(inputs.reference, SafetensorsCheckpoint) else "model"
     return lay_out(plan.outputs, stem, recipe.output.shard_size, metadata)
-
-
-def _check_target(target: Path, inputs: Inputs, overwrite: bool) -> None:
-    """Never an input; an existing output only if that was asked for, and only if it looks like a model."""
-    place = target.resolve()
-    beside = ((checkpoint.label, checkpoint) for checkpoint in inputs.auxiliaries())
-    for label, checkpoint in (*inputs.all(), *beside):
-        if checkpoint.path and (place == checkpoint.path.resolve() or place in checkpoint.path.resolve().parents):
-            raise InputError(
-                f"the output {target} is or contains the input {label} ({checkpoint.path})", "choose another output"
-            )
-    if not target.exists():
-        return
-    if not overwrite:
-        raise InputError(f"{target} exists", "choose another output, or replace it with --overwrite (overwrite=True)")
-    if target.is_dir() and any(target.iterdir()) and not any(target.glob("*.safetensors")):
-        raise InputError(
-            f"{target} does not look like a model: it holds no safetensors file", "remove it yourself if you mean it"
-        )
 
 
 def _check_space(target: Path, layout: Layout) -> None:

@@ -81,9 +81,11 @@ class _Planner:
         self._resolver = Resolver(recipe)
         self._programs: dict[int, Program] = {}
         self._problems: list[Problem] = []
+        self._warnings: list[str] = []
 
     def plan(self) -> Plan:
         self._check_bases()
+        self._check_kinship()
         self._open_auxiliaries()
         tied = tied_groups(self._inputs)
         self._problems += tied.problems
@@ -98,7 +100,7 @@ class _Planner:
             except _TensorError as fault:
                 self._problems.append(fault.problem)
         if self._problems:
-            raise InputError(_summarised(self._problems))
+            raise InputError(self._problems)
         if not items:
             raise InputError("nothing is left to merge: the rules drop every tensor", "keep at least one")
         return self._assembled(items, dropped)
@@ -109,6 +111,20 @@ class _Planner:
                 self._problems.append(
                     Problem(f"method {used.name} needs a base model", "add `base:` (on the command line -b)")
                 )
+
+    def _check_kinship(self) -> None:
+        """A model that shares no name with the reference is one problem, not one for each tensor."""
+        (first, reference), *others = self._inputs.all()
+        for label, checkpoint in ((first, reference), *others):
+            if not checkpoint.tensors:
+                self._problems.append(Problem(f"{label} ({checkpoint.label}) holds no tensors"))
+        for label, checkpoint in others:
+            if checkpoint.tensors and not checkpoint.tensors.keys() & reference.tensors.keys():
+                some, theirs = next(iter(reference.tensors), ""), next(iter(checkpoint.tensors))
+                what = f"{label} and {first} share no tensor name; one has {theirs!r}, the other {some!r}"
+                self._problems.append(Problem(what, "merge models of one architecture, or map the names with `rename`"))
+        if self._problems:
+            raise InputError(self._problems)
 
     def _open_auxiliaries(self) -> None:
         """Open what stands beside the checkpoints, so that a file that cannot be opened is one problem, not many."""
@@ -167,6 +183,13 @@ class _Planner:
             raise _TensorError(
                 f"tensor {names[0]!r}: a rule says use: {action.source}, but {checkpoint.label} does not have it", near
             )
+        expected = _operand(self._inputs.reference, names)
+        if expected and expected.spec.shape != operand.spec.shape:
+            shapes = f"{list(operand.spec.shape)}, the base's {list(expected.spec.shape)}"
+            text = (
+                f"tensor {names[0]!r} copied from {action.source} has shape {shapes}; the output's config is the base's"
+            )
+            self._warnings.append(text)
         return self._copied(names, operand, operand.spec)
 
     def _copied(self, names: tuple[str, ...], operand: Operand, spec: TensorSpec) -> Work | Copied:
@@ -223,8 +246,9 @@ class _Planner:
         if missing:
             have = ", ".join(found)
             near = nearest(name, holders[missing[0]][0].tensors.keys() - {name})
-            lacking = ", ".join(f"{label} ({holders[label][0].label})" for label in missing)
-            remedy = "add a rule for it: `use: base`, `use: <model>` or `use: drop`"
+            lacking = ", ".join(_placed(label, holders[label][0]) for label in missing)
+            uses = [f"`use: {label.split(chr(39))[1] if chr(39) in label else label}`" for label in found]
+            remedy = f"add a rule for it: {', '.join(uses[:2])} or `use: drop`"
             raise _TensorError(
                 f"tensor {name!r} is in {have} but missing from {lacking}", f"{remedy}; {near}" if near else remedy
             )
@@ -257,11 +281,16 @@ class _Planner:
         place = {name: k for k, name in enumerate(self._names())}
         outputs = [replace(item.spec, name=name) for item in items for name in (item.spec.name, *item.aliases)]
         outputs.sort(key=lambda spec: place[spec.name])
-        warnings = [*self._inputs.notes]
+        warnings = [*self._inputs.notes, *self._warnings]
+        warnings += [remark for program in self._programs.values() for remark in program.remarks]
         warnings += [f"rule {patterns!r} matched no tensor" for patterns in self._resolver.unused_rules()]
         works = tuple(item for item in items if isinstance(item, Work))
         copies = tuple(item for item in items if isinstance(item, Copied))
         return Plan(works, copies, tuple(outputs), tuple(dropped), tuple(warnings))
+
+
+def _placed(label: str, checkpoint: Checkpoint) -> str:
+    return label if label == checkpoint.label else f"{label} ({checkpoint.label})"
 
 
 def _operand(checkpoint: Checkpoint, names: Iterable[str]) -> Operand | None:
@@ -308,9 +337,9 @@ def _check_pair(name: str, first: tuple[str, Operand], second: tuple[str, Operan
             "merge models of one architecture, or add a rule with `use:` for this tensor",
         )
     if a.spec.dtype.kind is Kind.OPAQUE or b.spec.dtype.kind is Kind.OPAQUE:
-        opaque = a if a.spec.dtype.kind is Kind.OPAQUE else b
+        label, opaque = (label_a, a) if a.spec.dtype.kind is Kind.OPAQUE else (label_b, b)
         raise _TensorError(
-            f"tensor {name!r} is {opaque.spec.dtype} in {files}; its codes cannot be averaged",
+            f"tensor {name!r} is {opaque.spec.dtype} in {label} ({opaque.file}); its codes cannot be averaged",
             "convert the model to bfloat16 first, or add a rule with `use:`",
         )
     both_exact = a.spec.dtype.kind is b.spec.dtype.kind is Kind.EXACT
@@ -319,10 +348,3 @@ def _check_pair(name: str, first: tuple[str, Operand], second: tuple[str, Operan
             f"tensor {name!r} is {a.spec.dtype} in {label_a} but {b.spec.dtype} in {label_b} ({files})",
             "save both in one format, or add a rule with `use:`",
         )
-
-
-def _summarised(problems: list[Problem], most: int = 20) -> list[Problem]:
-    """The first problems, and how many more there are: a model of another architecture differs in every tensor."""
-    if len(problems) <= most:
-        return problems
-    return [*problems[:most], Problem(f"and {len(problems) - most} more of this kind")]

@@ -105,7 +105,7 @@ class TileInputs:
         if key not in self._arrays:
             room = partial(self._buffers.of, key)
             self._arrays[key] = self._reader.read(operand, self._tile.start, self._tile.stop, room, self._keep)
-            self._watch.look(self._tile.item, operand, self._arrays[key])
+            self._watch.look(self._tile.item, key, operand, self._arrays[key])
         return self._arrays[key]
 
 

@@ -39,8 +39,8 @@ def write_record(folder: Path, target: Path, recipe: Recipe, inputs: Inputs, lay
     """
     text = recipe_text(relocated(recipe, target))
     (folder / RECIPE).write_text(text, "utf-8")
-    (folder / LOCK).write_text(json.dumps(_lock(folder, inputs, layout, hashes), indent=2) + "\n", "utf-8")
     (folder / CARD).write_text("\n".join(_card(recipe, inputs, text, target)) + "\n", "utf-8")
+    (folder / LOCK).write_text(json.dumps(_lock(folder, inputs, layout, hashes), indent=2) + "\n", "utf-8")
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -103,6 +103,7 @@ def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[st
         "weft": weft.__version__,
         "environment": dict(_environment()),
         "inputs": fingerprints(inputs),
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
         "outputs": {shard.name: _output(folder / shard.name, shard.size, hashes) for shard in layout.shards},
     }
 

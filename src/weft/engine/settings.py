@@ -56,15 +56,21 @@ def budget(settings: Settings, items: Iterable[Work | Copied]) -> Budget:
     Raises:
         InputError: if the smallest tile of every worker does not fit, with the figure that would do.
     """
+    if settings.workers < 0:
+        raise InputError(
+            f"workers: {settings.workers} is less than 0", "give a number of threads, or 0 for one per core"
+        )
     items = list(items)
     threads = settings.threads
     width = max((_bytes_per_element(item) for item in items), default=1)
     tables = max((_table_bytes(item) for item in items), default=0) * (threads + 1)
     least = tables + threads * width * BLOCK
     if least > settings.memory:
+        told = f"{settings.memory / 1e6:.1f} MB" if settings.memory >= 10**5 else f"{settings.memory} bytes"
+        workers = "one worker needs" if threads == 1 else f"{threads} workers need"
+        meant = f"; did you mean {settings.memory}MB?" if settings.memory < 10**5 else ""
         raise InputError(
-            f"--memory {settings.memory / 1e6:.0f} MB is too small: {threads} workers need {least / 1e6:.0f} MB",
-            "allow more memory or fewer workers",
+            f"a memory of {told} is too small: {workers} {least / 1e6:.1f} MB", f"allow more, or fewer workers{meant}"
         )
     affordable = (settings.memory - tables) // (2 * threads * width) // BLOCK * BLOCK
     tile = settings.tile or min(max(affordable, BLOCK), _LONGEST_TILE)

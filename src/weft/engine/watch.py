@@ -10,7 +10,7 @@ import numpy as np
 
 from weft.checkpoints.checkpoint import Array
 from weft.engine.tied import same_numbers
-from weft.engine.work import Operand, Work
+from weft.engine.work import Key, Operand, Work
 from weft.errors import InputError, Problem
 from weft.kernels.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType
 from weft.kernels.folds import largest_exponent
@@ -19,6 +19,9 @@ OnNonfinite = Literal["error", "warn", "ignore"]
 
 _EXPONENT = {BFLOAT16: 0x7F80, FLOAT16: 0x7C00, FLOAT32: 0x7F800000, FLOAT64: 0x7FF0000000000000}
 _REMEDY = "mend that model, copy the tensor from another with a rule (`use: base`), or set on_nonfinite: warn"
+
+
+_Counts = dict[tuple[Work, Operand], int]
 
 
 class ConstantMasks(Exception):  # noqa: N818 - a signal between parts of the engine, not an error
@@ -45,17 +48,23 @@ class Watch:
         self._lock = Lock()
         self._cleared: set[Operand] = set()
         self._current: set[Operand] = set()
-        self._found: dict[tuple[Work, Operand], int] = {}
+        self._found: _Counts = {}
+        self._negative: _Counts = {}
 
-    def look(self, work: Work, operand: Operand, values: Array) -> None:
+    def look(self, work: Work, key: Key, operand: Operand, values: Array) -> None:
         """Examine a tile of an input. Called from several threads."""
-        if self._policy == "ignore" or operand in self._cleared:
+        if operand in self._cleared:
             return
         self._current.add(operand)
-        count = count_nonfinite(values, operand.spec.dtype)
+        if self._policy != "ignore":
+            self._count(self._found, work, operand, count_nonfinite(values, operand.spec.dtype))
+        if key[0] in work.program.nonnegative:
+            self._count(self._negative, work, operand, count_negative(values))
+
+    def _count(self, found: _Counts, work: Work, operand: Operand, count: int) -> None:
         if count:
             with self._lock:
-                self._found[work, operand] = self._found.get((work, operand), 0) + count
+                found[work, operand] = found.get((work, operand), 0) + count
 
     def finish_pass(self) -> None:
         """Judge what the pass brought up.
@@ -65,23 +74,27 @@ class Watch:
             ConstantMasks: if all such tensors are the same in every input.
         """
         self._cleared |= self._current
+        if self._negative:
+            remedy = "a Fisher is a mean of squares: is this the file of something else?"
+            raise InputError(Problem(text, remedy) for text in _texts(self._negative, "below zero"))
         if self._policy != "error" or not self._found:
             return
         works = frozenset(work for work, _ in self._found)
         masks = frozenset(work for work in works if _is_constant(work))
         if works - masks:
-            raise InputError(Problem(text, _REMEDY) for text in self._texts(works - masks))
+            spoilt = {place: count for place, count in self._found.items() if place[0] not in masks}
+            raise InputError(Problem(text, _REMEDY) for text in _texts(spoilt, "not finite"))
         raise ConstantMasks(masks)
 
     def warnings(self) -> tuple[str, ...]:
         """What was found, where it is no error."""
-        return tuple(self._texts(frozenset(work for work, _ in self._found)))
+        return tuple(_texts(self._found, "not finite"))
 
-    def _texts(self, works: frozenset[Work]) -> Iterator[str]:
-        for (work, operand), count in self._found.items():
-            if work in works:
-                where = f"tensor {operand.spec.name!r} of {operand.file}"
-                yield f"{where} holds {count:,} {'value that is' if count == 1 else 'values that are'} not finite"
+
+def _texts(counts: _Counts, what: str) -> Iterator[str]:
+    for (_, operand), count in counts.items():
+        values = "1 value that is" if count == 1 else f"{count:,} values that are"
+        yield f"tensor {operand.spec.name!r} of {operand.file} holds {values} {what}"
 
 
 def count_nonfinite(values: Array, dtype: DType) -> int:
@@ -89,6 +102,12 @@ def count_nonfinite(values: Array, dtype: DType) -> int:
     bits = values.view(np.dtype(f"uint{8 * dtype.itemsize}"))
     mask = bits.dtype.type(_EXPONENT[dtype])
     return int(np.count_nonzero((bits & mask) == mask)) if largest_exponent(bits, mask) == mask else 0
+
+
+def count_negative(values: Array) -> int:
+    """How many of these stored numbers are below zero, told by their bits; -0 is not."""
+    bits = values.view(np.dtype(f"uint{8 * values.itemsize}"))
+    return int(np.count_nonzero(bits > bits.dtype.type(1 << (8 * values.itemsize - 1))))
 
 
 def _is_constant(work: Work) -> bool:

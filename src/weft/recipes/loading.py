@@ -9,10 +9,20 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from weft.algorithms.wording import worded
 from weft.errors import InputError, Problem, nearest
 from weft.recipes.schema import ModelEntry, Output, Recipe, Rule
 
 _REMEDY = "see the recipe reference in the README"
+_REMEDIES = {"missing": "a recipe needs at least `method` and `models`"}
+_ELSEWHERE = {
+    "base_model": "write `base:`",
+    "merge_method": "write `method:`",
+    "dtype": "write `output: {dtype: ...}`",
+    "out_dtype": "write `output: {dtype: ...}`",
+    "weight": "write it under `parameters:`",
+}
+"""Keys of other tools' files, and keys in the wrong place."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,8 +75,8 @@ def make_recipe(parts: dict[str, Any], where: str = "") -> Recipe:
         Traceback (most recent call last):
             ...
         weft.errors.InputError: 2 problems:
-        1. models: Field required
-          -> see the recipe reference in the README
+        1. models is missing
+          -> a recipe needs at least `method` and `models`
         2. unknown key 'modles'
           -> did you mean 'models'?
     """
@@ -77,15 +87,14 @@ def make_recipe(parts: dict[str, Any], where: str = "") -> Recipe:
 
 
 def _problem(item: Any, where: str) -> Problem:
-    place = [str(part) for part in item["loc"]]
+    place = [str(part + 1) if isinstance(part, int) else part for part in item["loc"]]
     if item["type"] == "extra_forbidden":
         known = _schema_at(item["loc"]).model_fields
-        inside = f" in {'.'.join(place[:-1])}" if len(place) > 1 else ""
-        return Problem(
-            f"{where}unknown key {place[-1]!r}{inside}", nearest(place[-1], known) or f"known: {', '.join(known)}"
-        )
-    message = item["msg"].removeprefix("Value error, ")
-    return Problem(f"{where}{'.'.join(place)}: {message}" if place else f"{where}{message}", _REMEDY)
+        inside = f" in {' '.join(place[:-1])}" if len(place) > 1 else ""
+        remedy = _ELSEWHERE.get(place[-1]) or nearest(place[-1], known) or f"known: {', '.join(known)}"
+        return Problem(f"{where}unknown key {place[-1]!r}{inside}", remedy)
+    text = f"{where}{' '.join(place)} {worded(item)}" if place else f"{where}{worded(item)}"
+    return Problem(text, _REMEDIES.get(item["type"], ""))
 
 
 def _schema_at(location: tuple[str | int, ...]) -> type[BaseModel]:

@@ -149,6 +149,9 @@ class Recipe(_Strict):
     def _shorthand(cls, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError("should be a list of models")
+        for k, entry in enumerate(value, 1):
+            if isinstance(entry, Mapping) and entry and "path" not in entry and not _holds_tensors(entry):
+                raise ValueError(f"number {k} has no `path`, only {', '.join(map(str, entry))}; write `- path: FOLDER`")
         return tuple(entry if _is_entry(entry) else {"path": entry} for entry in value)
 
     @model_validator(mode="after")
@@ -174,10 +177,14 @@ class Recipe(_Strict):
         return tuple(names)
 
 
+def _holds_tensors(value: Mapping[Any, Any]) -> bool:
+    return any(hasattr(item, "shape") for item in value.values())
+
+
 def _is_entry(value: object) -> bool:
-    return isinstance(value, ModelEntry) or (
-        isinstance(value, Mapping) and "path" in value and not hasattr(value["path"], "dtype")
-    )
+    if isinstance(value, Mapping):
+        return "path" in value and not hasattr(value["path"], "shape")
+    return isinstance(value, ModelEntry)
 
 
 def _name_of(path: object, position: int) -> str:

@@ -1,4 +1,4 @@
-"""`python -m weft.cli` is `weft`."""
+"""`python -m weft` is `weft`."""
 
 from weft.cli.app import main
 
