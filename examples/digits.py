@@ -21,6 +21,7 @@ import argparse
 import copy
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -385,7 +386,8 @@ def main() -> None:
     console.print()
     console.print(table_of(results))
     console.print(f"\n{time.monotonic() - began:.0f} s. Plot: {picture}. Numbers: {chosen.out / 'results.json'}.")
-    console.print(f"Merge again: weft merge {folders[0] / 'ties.yaml'} -o {chosen.out / 'again'}", soft_wrap=True)
+    again = f"{Path(sys.executable).parent / 'weft'} merge {folders[0] / 'ties.yaml'} -o {chosen.out / 'again'}"
+    console.print(f"Merge again: {again}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -61,5 +61,7 @@ def test_every_method_has_a_formula_a_source_and_an_example() -> None:
     for name in weft.methods():
         text = inspect.getdoc(weft.method(name)) or ""
         assert ".. math::" in text, name
+        assert ":math:" not in text, "inline formulas cannot be read on a terminal"
+        assert "θ =" in weft.method(name).formula
         assert "Source: " in text, name
         assert ">>> weft.merge(" in text, name

@@ -116,6 +116,7 @@ class Fisher(Method):
 
     name: ClassVar = "fisher"
     title: ClassVar = "average weighted by Fisher information"
+    formula: ClassVar = "θ = Σ cᵢ F'ᵢ θᵢ / Σ cᵢ F'ᵢ;  cᵢ = wᵢ / ‖Fᵢ‖;  F'ᵢ = max(Fᵢ, floor)"
     source: ClassVar = "Matena and Raffel 2022, arXiv 2111.09832"
     needs_base: ClassVar = False
     laws: ClassVar = {Law.COPIES: {}, Law.ORDER: {"favor_target": False}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}

@@ -44,6 +44,7 @@ class Linear(Method):
 
     name: ClassVar = "linear"
     title: ClassVar = "weighted average"
+    formula: ClassVar = "θ = Σ wᵢ θᵢ / Σ wᵢ"
     source: ClassVar = "Wortsman et al. 2022, arXiv 2203.05482"
     needs_base: ClassVar = False
     laws: ClassVar = {Law.COPIES: {}, Law.ORDER: {}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}

@@ -170,6 +170,8 @@ class Method(BaseModel, ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    formula: ClassVar[str]
+    """The docstring's formula, for terminals."""
     source: ClassVar[str]
     needs_base: ClassVar[bool]
     laws: ClassVar[Mapping[Law, Mapping[str, Any]]]

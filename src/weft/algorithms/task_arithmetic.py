@@ -28,7 +28,7 @@ class TaskArithmetic(Method):
 
     .. math:: \theta = \theta_0 + \lambda \sum_i w_i (\theta_i - \theta_0)
 
-    A negative weight subtracts what a model learned. :math:`\lambda` is `scale`; 0.4 is the value that the literature
+    A negative weight subtracts what a model learned. lambda is `scale`; 0.4 is the value that the literature
     uses when there is no data to tune it on.
 
     Source: Ilharco et al. 2023, *Editing models with task arithmetic* (arXiv 2212.04089), section 2.
@@ -42,6 +42,7 @@ class TaskArithmetic(Method):
 
     name: ClassVar = "task_arithmetic"
     title: ClassVar = "sum of task vectors"
+    formula: ClassVar = "θ = θ₀ + λ Σ wᵢ (θᵢ - θ₀)"
     source: ClassVar = "Ilharco et al. 2023, arXiv 2212.04089"
     needs_base: ClassVar = True
     laws: ClassVar = {Law.ORDER: {}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}

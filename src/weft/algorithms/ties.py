@@ -203,12 +203,12 @@ Combination = Literal["mean", "sum", "max", "plain_mean", "plain_sum", "median",
 class Ties(Method):
     r"""Trim small changes, elect a sign for each parameter, average the models that agree.
 
-    With task vectors :math:`\tau_i = \theta_i - \theta_0` and :math:`\hat\tau_i = w_i\,\mathrm{trim}(\tau_i)`:
+    Of each task vector, fine-tuned minus base, v is what trimming keeps, times the model's weight.
 
     .. math::
-        s = \operatorname{sgn} \sum_i \hat\tau_i, \qquad
-        \theta = \theta_0 + \lambda \frac{\sum_{i:\, \operatorname{sgn} \hat\tau_i = s} \hat\tau_i}
-                                       {\sum_{i:\, \operatorname{sgn} \hat\tau_i = s} |w_i|}
+        s = \operatorname{sgn} \sum_i v_i, \qquad
+        \theta = \theta_0 + \lambda \frac{\sum_{i:\, \operatorname{sgn} v_i = s} v_i}
+                                       {\sum_{i:\, \operatorname{sgn} v_i = s} |w_i|}
 
     **Trim** looks at the whole task vector, all tensors as one vector of d numbers (`scope: model`), as the paper
     does. With `trim: magnitude` the threshold is the m-th smallest magnitude, m = d - int(d K) for density K, and
@@ -242,6 +242,7 @@ class Ties(Method):
 
     name: ClassVar = "ties"
     title: ClassVar = "trim, elect sign, disjoint mean"
+    formula: ClassVar = "s = sign Σ vᵢ;  θ = θ₀ + λ Σ vᵢ / Σ |wᵢ|, both sums over the models with sign vᵢ = s"
     source: ClassVar = "Yadav et al. 2023, arXiv 2306.01708"
     needs_base: ClassVar = True
     laws: ClassVar = {Law.COPIES: {"density": 1.0}, Law.ORDER: {}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,6 +38,7 @@ def _described(kind: type[Method]) -> dict[str, Any]:
     return {
         "name": kind.name,
         "title": kind.title,
+        "formula": kind.formula,
         "source": kind.source,
         "needs_base": kind.needs_base,
         "parameters": [
@@ -57,10 +60,11 @@ def _allowed(kind: type[Method], field: str) -> str:
     schema = schema.get("items", schema)
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in (("minimum", ">="), ("maximum", "<=")) if key in schema]
-    return {"number": " ".join(["a number", *bounds]), "boolean": "true or false"}.get(
-        schema.get("type", ""), "see description"
-    )
+    low, high = schema.get("minimum"), schema.get("maximum")
+    number = "a number"
+    if low is not None:
+        number = f"{low:g} or more" if high is None else f"from {low:g} to {high:g}"
+    return {"number": number, "boolean": "true or false"}.get(schema.get("type", ""), "see there")
 
 
 def _list(kinds: list[type[Method]]) -> None:
@@ -78,16 +82,13 @@ def _list(kinds: list[type[Method]]) -> None:
 
 
 def _show(kind: type[Method]) -> None:
-    import inspect
-
     from rich.table import Table
 
     from weft.cli.reporting import console
 
     out = console()
     out.print(f"[bold]{kind.name}[/] - {kind.title}\n")
-    text = inspect.getdoc(kind) or ""
-    out.print(text.split("\n\nExample:")[0], markup=False, highlight=False)
+    out.print(_readable(kind), markup=False, highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("parameter", "default", "allowed", "meaning"):
         table.add_column(column, no_wrap=column in ("parameter", "default"))
@@ -96,3 +97,10 @@ def _show(kind: type[Method]) -> None:
         table.add_row(parameter["name"], json.dumps(parameter["default"]).strip('"'), parameter["allowed"], meaning)
     out.print()
     out.print(table)
+
+
+def _readable(kind: type[Method]) -> str:
+    """The docstring without its example and markup, the formula as a terminal can show it."""
+    text = (inspect.getdoc(kind) or "").split("\n\nExample:")[0]
+    text = re.sub(r"\.\. math::.*?\n\n", lambda _: f"    {kind.formula}\n\n", text, flags=re.DOTALL)
+    return re.sub(r"\*\*([^*]+)\*\*", r"\1", text)
