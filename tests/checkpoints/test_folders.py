@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from weft.checkpoints.opening import open_checkpoint
@@ -126,3 +127,84 @@ def test_an_input_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
 def test_what_is_not_a_checkpoint() -> None:
     assert "cannot read tensors from a int" in complaint(3)
     assert "'epoch' is a int, not a tensor" in complaint({"epoch": 3})
+
+
+# --- which of several files is meant ----------------------------------------------------------------------------------
+
+
+def pickled(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"pickled": torch.ones(2)}, path)
+    return path
+
+
+def test_safetensors_are_preferred_to_pickles(tmp_path: Path) -> None:
+    pickled(tmp_path / "pytorch_model.bin")
+    assert list(everything(tmp_path)) == ["pickled"]
+    save_file(ONE, tmp_path / "other.safetensors")
+    assert list(everything(tmp_path)) == ["a"]
+
+
+def test_among_pickles_the_index_then_the_known_name_then_the_only_one(tmp_path: Path) -> None:
+    pickled(tmp_path / "checkpoint.pt")
+    assert open_checkpoint(tmp_path).file_of("pickled").endswith("checkpoint.pt")
+    pickled(tmp_path / "pytorch_model.bin")
+    assert open_checkpoint(tmp_path).file_of("pickled").endswith("pytorch_model.bin")
+    pickled(tmp_path / "part.bin")
+    (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"pickled": "part.bin"}}')
+    assert open_checkpoint(tmp_path).file_of("pickled").endswith("part.bin")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
+def test_what_trainers_save_beside_a_model_is_not_a_model(tmp_path: Path, suffix: str) -> None:
+    beside = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state_0.pth")
+    for name in beside:
+        (tmp_path / name).write_bytes(b"not read")
+    text = complaint(tmp_path)
+    assert "no weights in it, neither safetensors nor torch; it holds: optimizer.bin, " in text
+    assert "name a folder that holds model.safetensors" in text
+    pickled(tmp_path / f"weights{suffix}")
+    assert list(everything(tmp_path)) == ["pickled"]
+
+
+def test_several_pickles_without_an_index_are_not_guessed(tmp_path: Path) -> None:
+    pickled(tmp_path / "x.pt")
+    pickled(tmp_path / "y.pth")
+    assert "holds several checkpoints: x.pt, y.pth\n  -> name one of these files" in complaint(tmp_path)
+
+
+def test_a_folder_of_parts_names_them(tmp_path: Path) -> None:
+    for part in ("unet", "vae"):
+        (tmp_path / part).mkdir()
+        save_file(ONE, tmp_path / part / "diffusion_pytorch_model.safetensors")
+    pickled(tmp_path / "text_encoder" / "pytorch_model.bin")
+    (tmp_path / "tokenizer").mkdir()
+    assert "name one of the folders in it that hold weights: text_encoder, unet, vae" in complaint(tmp_path)
+
+
+def test_the_output_is_called_after_the_model(tmp_path: Path) -> None:
+    for name, stem in (("pytorch_model.bin", "model"), ("diffusion_pytorch_model.bin", "diffusion_pytorch_model")):
+        folder = tmp_path / stem
+        pickled(folder / name)
+        assert getattr(open_checkpoint(folder), "stem") == stem  # noqa: B009
+
+
+def test_a_suffix_that_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    text = complaint(tmp_path / "notes.txt")
+    assert "not a .safetensors file, nor a torch pickle (.safetensors, .bin, .pt, .pth, .ckpt are read)" in text
+    assert "name the folder that holds the model" in text
+
+
+def test_an_empty_pickle_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "pytorch_model.bin: the file is empty" in complaint(tmp_path)
+
+
+def test_a_refused_checkpoint_leaves_no_file_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    for _ in range(5):
+        complaint(sharded(tmp_path, {"a": "model-00002-of-00002.safetensors"}))
+        save_file(ONE, tmp_path / "model-00002-of-00002.safetensors")
+    after = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    assert after <= before

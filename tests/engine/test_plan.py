@@ -358,3 +358,46 @@ class TestInputsOfPython:
 
     def test_a_memory_without_a_unit(self) -> None:
         assert "did you mean 256MB?" in complaint({"w": W}, memory=256)
+
+
+class TestMissing:
+    """What a model lacks is an error unless a policy was chosen, and then it is told."""
+
+    BASE, A, B = {"w": W, "v": V}, {"w": W + 1, "v": V + 1}, {"w": W + 3}
+
+    def merged(self, policy: str, **options: Any) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        recipe = {"models": [self.A, self.B], "on_missing": policy, **options}
+        warnings = weft.plan(recipe).warnings
+        heard = [text for text in warnings if "missing" in text]
+        base = options.pop("base", None)
+        return weft.merge([self.A, self.B], base=base, on_missing=policy, **options), tuple(heard)
+
+    def test_the_policy_is_offered(self) -> None:
+        assert "choose a policy with `on_missing:`" in complaint(self.A, self.B)
+
+    def test_the_base_is_copied(self) -> None:
+        merged, heard = self.merged("base", base=self.BASE, method="task_arithmetic", parameters={"scale": 1})
+        assert np.array_equal(merged["v"], V)
+        assert heard == ("1 tensor(s) missing from model 'model_1', the base's is copied: v",)
+
+    def test_without_a_base_there_is_nothing_to_copy(self) -> None:
+        assert "missing from model 'model_1'" in complaint(self.A, self.B, on_missing="base")
+
+    @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "fisher"])
+    def test_the_model_is_skipped(self, method: str) -> None:
+        options = {"density": 1} if method == "ties" else {}
+        merged, heard = self.merged("skip-model", base=self.BASE, method=method)
+        alone = weft.merge([self.A], base=self.BASE, method=method, **options)
+        full = weft.merge([self.A, self.B | {"v": V}], base=self.BASE, method=method)
+        assert np.allclose(merged["v"], alone["v"] if method != "ties" else full["v"])
+        assert np.array_equal(merged["w"], full["w"])
+        assert heard == ("1 tensor(s) missing from model 'model_1', it is merged without: v",)
+
+    def test_a_fisher_need_not_know_what_its_model_lacks(self) -> None:
+        fishers = [{"w": abs(W) + 1, "v": abs(V) + 1}, {"w": abs(W) + 2}]
+        options = {"method": "fisher", "fisher": fishers, "favor_target": False}
+        merged = weft.merge([self.A, self.B], on_missing="skip-model", **options)
+        assert np.allclose(merged["v"], self.A["v"])
+        zero = [fishers[0], {**fishers[1], "v": np.zeros_like(V)}]
+        full = weft.merge([self.A, {**self.B, "v": V}], **{**options, "fisher": zero, "floor": 0})
+        assert np.allclose(merged["w"], full["w"], atol=1e-5)

@@ -181,6 +181,20 @@ class Method(BaseModel, ABC):
     def program(self) -> Program:
         """What the engine shall run."""
 
+    def ignoring(self, models: Sequence[int]) -> Method:
+        """The same method for a tensor that some models lack: their weight is 0.
+
+        Args:
+            models: positions of these models.
+
+        Raises:
+            InputError: if the method has no weight per model.
+        """
+        weight = getattr(self, "weight", None)
+        if not isinstance(weight, tuple):
+            raise InputError(f"method {self.name} cannot leave a model out", "use on_missing: error or base")
+        return self.model_copy(update={"weight": tuple(0.0 if i in models else w for i, w in enumerate(weight))})
+
     @classmethod
     def is_per_model(cls, name: str) -> bool:
         """Whether a parameter has a value for each model."""

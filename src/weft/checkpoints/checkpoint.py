@@ -47,6 +47,7 @@ class Checkpoint(ABC):
         metadata: free text that came with it; statistics files keep their figures there.
         tied: for each name that shares its numbers with an earlier one, that earlier name.
         path: the file or folder on disk, if there is one.
+        stem: the first part of the names of its files, which the output takes over.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str]
     tied: Mapping[str, str]
     path: Path | None
+    stem: str = "model"
 
     @abstractmethod
     def read(self, name: str, start: int, stop: int, buffer: Array) -> Array:

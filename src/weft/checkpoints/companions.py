@@ -14,7 +14,7 @@ from weft.kernels.dtypes import DType
 _WEIGHTS = (
     "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "consolidated*.pth", "*.pt", "*.pth", "*.ckpt",
     "*.gguf", "*.ggml", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.npz", "adapter_model.*",
-    "training_args.bin", "optimizer.bin", "scheduler.bin", "openvino_model.*", "tf_model.*", "flax_model.*",
+    "*.bin", "*.bin.index.json", "openvino_model.*", "tf_model.*", "flax_model.*",
 )  # fmt: skip
 _RECORDS = ("README.md", "weft_recipe.yaml", "weft.lock.json")
 

@@ -29,6 +29,7 @@ class Renamed(Checkpoint):
         new = {old: name for name, old in names.items()}
         self.label = inner.label
         self.path = inner.path
+        self.stem = inner.stem
         self.metadata = inner.metadata
         self.tensors = MappingProxyType({n: replace(inner.tensors[old], name=n) for n, old in names.items()})
         tied = {new[alias]: new[first] for alias, first in inner.tied.items() if alias in new and first in new}

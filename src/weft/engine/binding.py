@@ -58,8 +58,10 @@ def bind(
     """
     asked = arguments(function, *([note.happens] if note else []))
     of_models = (None, *range(work.models)) if model is None else (None, model)
-    chosen = [(key, operand) for key, operand in work.operands.items() if key[0] in asked and key[1] in of_models]
-    inputs = tuple(_input(key, operand, model) for key, operand in chosen)
+    keys = [
+        key for key in sorted((*work.operands, *work.constants), key=_order) if key[0] in asked and key[1] in of_models
+    ]
+    inputs = tuple(_input(work, key, model) for key in keys)
     numbers = {name: _own(value, model) for name, value in values.items() if name in asked}
     loop = Loop(
         element=function,
@@ -71,7 +73,7 @@ def bind(
         output=output,
         note=note.happens if note else None,
     )
-    read = tuple((key, operand) for key, operand in chosen if operand)
+    read = tuple((key, work.operands[key]) for key in keys if key in work.operands)
     return Bound(compiled(loop), read, packed(loop, numbers), end)
 
 
@@ -80,8 +82,15 @@ def arguments(*functions: Scalar) -> set[str]:
     return {name for function in functions for name in inspect.signature(function).parameters}
 
 
-def _input(key: Key, operand: Operand | None, model: int | None) -> Input:
-    return Input(key[0], None if model is not None else key[1], operand.spec.dtype if operand else None)
+def _order(key: Key) -> tuple[str, int]:
+    return (key[0], -1 if key[1] is None else key[1])
+
+
+def _input(work: Work, key: Key, model: int | None) -> Input:
+    position = None if model is not None else key[1]
+    if key in work.constants:
+        return Input(key[0], position, None, work.constants[key])
+    return Input(key[0], position, work.operands[key].spec.dtype)
 
 
 def _own(value: float | tuple[float, ...], model: int | None) -> float | tuple[float, ...]:

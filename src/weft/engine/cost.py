@@ -29,7 +29,7 @@ def passes(plan: Plan) -> int:
 def read_operands(work: Work) -> list[Operand]:
     """What is read at all."""
     names = set().union(*_passes(work))
-    return [operand for (name, _), operand in work.operands.items() if operand and name in names]
+    return [operand for (name, _), operand in work.operands.items() if name in names]
 
 
 def _passes(work: Work) -> list[set[str]]:
@@ -43,4 +43,4 @@ def _passes(work: Work) -> list[set[str]]:
 
 
 def _nbytes(work: Work, names: set[str]) -> int:
-    return sum(operand.spec.nbytes for (name, _), operand in work.operands.items() if operand and name in names)
+    return sum(operand.spec.nbytes for (name, _), operand in work.operands.items() if name in names)

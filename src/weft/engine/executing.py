@@ -51,7 +51,7 @@ def _copying(plan: Plan, masks: frozenset[Work]) -> Plan:
 
 
 def _any_model(work: Work) -> Operand:
-    return next(operand for (name, _), operand in work.operands.items() if operand and name == "tuned")
+    return next(operand for (name, _), operand in work.operands.items() if name == "tuned")
 
 
 def _executed(plan: Plan, budget: Budget, sink: Sink, progress: Progress, on_nonfinite: OnNonfinite) -> tuple[str, ...]:

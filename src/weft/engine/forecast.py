@@ -122,7 +122,7 @@ def _action(item: Work | Copied) -> str:
     if isinstance(item, Copied):
         return f"copied from {item.operand.checkpoint.label}"
     if item.method is None:
-        source = next(operand for operand in item.operands.values() if operand)
+        source = next(iter(item.operands.values()))
         return f"copied from {source.checkpoint.label} as {item.spec.dtype}"
     in_double = "" if item.compute is FLOAT32 else " in float64"
     return f"{item.method.name}{in_double}"

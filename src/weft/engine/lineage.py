@@ -39,7 +39,7 @@ def _squares(works: Iterable[Work], model: int) -> tuple[float, float]:
     """Squared lengths of the sampled base and of the model's change."""
     of_base = of_change = 0.0
     for work in works:
-        base, tuned = work.operands["base", None], work.operands.get(("tuned", model))
+        base, tuned = work.operands.get(("base", None)), work.operands.get(("tuned", model))
         if base and tuned:
             there, here = _sample(base), _sample(tuned)
             of_base += float(there @ there)

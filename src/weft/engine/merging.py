@@ -15,7 +15,6 @@ from weft.checkpoints.companions import copy_companions
 from weft.checkpoints.layout import Layout, lay_out
 from weft.checkpoints.memory import is_torch_tensor
 from weft.checkpoints.output import MemorySink
-from weft.checkpoints.safetensors import SafetensorsCheckpoint
 from weft.checkpoints.staging import staging
 from weft.engine.cost import bytes_to_move, bytes_to_read
 from weft.engine.executing import execute
@@ -69,6 +68,7 @@ def merge(
     method: str = "linear",
     rules: Sequence[Mapping[str, Any]] = (),
     dtype: Any = None,
+    on_missing: Literal["error", "base", "skip-model"] = "error",
     on_nonfinite: Literal["error", "warn", "ignore"] = "error",
     memory: int | str = "2GiB",
     workers: int = 0,
@@ -84,6 +84,7 @@ def merge(
         rules: over tensor names, as in a recipe.
         dtype: the output's number format, a name or a torch dtype; by default the base's, or the first model's, tensor
             by tensor.
+        on_missing: what to do about a tensor that a model lacks, as in a recipe.
         on_nonfinite: what to do when a merged tensor holds values that are not finite.
         memory: bytes for tiles and tables beside the models and the result.
         workers: threads; 0 for one per core.
@@ -105,7 +106,8 @@ def merge(
     progress = progress or Progress()
     parts = {"method": method, "base": base, "rules": rules, "parameters": parameters}
     output = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
-    recipe = make_recipe({**parts, "models": _entries(models), "output": output, "on_nonfinite": on_nonfinite})
+    policies = {"on_missing": on_missing, "on_nonfinite": on_nonfinite}
+    recipe = make_recipe({**parts, "models": _entries(models), "output": output, **policies})
     with _opened(recipe) as inputs:
         made = make_plan(recipe, inputs)
         _warn((*made.warnings, *strangers(made.works, recipe.names)), progress)
@@ -273,8 +275,7 @@ def _laid_out(plan: Plan, recipe: Recipe, inputs: Inputs, target: Path) -> Layou
     metadata = {"format": "pt"} | dict(inputs.reference.metadata)
     if target.suffix == ".safetensors":
         return lay_out(plan.outputs, target.stem, plan.write_bytes + 1, metadata)
-    stem = inputs.reference.stem if isinstance(inputs.reference, SafetensorsCheckpoint) else "model"
-    return lay_out(plan.outputs, stem, recipe.output.shard_size, metadata)
+    return lay_out(plan.outputs, inputs.reference.stem, recipe.output.shard_size, metadata)
 
 
 def _check_space(target: Path, layout: Layout) -> None:

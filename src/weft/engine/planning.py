@@ -79,9 +79,10 @@ class _Planner:
         self._recipe = recipe
         self._inputs = inputs
         self._resolver = Resolver(recipe)
-        self._programs: dict[int, Program] = {}
+        self._programs: dict[tuple[int, tuple[int, ...]], Program] = {}
         self._problems: list[Problem] = []
         self._warnings: list[str] = []
+        self._missing: dict[tuple[str, str], list[str]] = {}
 
     def plan(self) -> Plan:
         self._check_bases()
@@ -197,34 +198,58 @@ class _Planner:
         output = TensorSpec(names[0], wanted, spec.shape)
         if wanted == spec.dtype:
             return Copied(output, operand, names[1:])
-        one: dict[Key, Operand | None] = {("tuned", 0): operand}
-        return Work(output, Program(converted), None, one, 1, compute_dtype([spec.dtype]), names[1:])
+        one: dict[Key, Operand] = {("tuned", 0): operand}
+        return Work(output, Program(converted), None, one, {}, 1, compute_dtype([spec.dtype]), names[1:])
 
     def _output_dtype(self, stored: DType) -> DType:
         chosen = self._recipe.output.dtype
         return BY_NAME[chosen] if chosen and stored.kind is Kind.FLOAT else stored
 
     def _merged(self, names: tuple[str, ...], method: Method) -> Work | Copied:
-        program = self._program(method)
         holders = self._holders(names, method)
         found = {label: operand for label, (_, operand) in holders.items() if operand}
-        self._check_alike(names[0], holders, found)
+        lacking = [label for label in holders if label not in found]
+        if lacking and self._recipe.on_missing == "base" and "base" in found:
+            self._tell_missing(names[0], lacking, "the base's is copied")
+            return self._copied(self._output_names(names), found["base"], found["base"].spec)
+        if not lacking or self._recipe.on_missing != "skip-model" or set(found) <= {"base"}:
+            _check_complete(names[0], holders, found)
+        else:
+            self._tell_missing(names[0], lacking, "it is merged without")
+        _check_alike(names[0], found)
         lender = found.get("base") or next(iter(found.values()))
-        spec = lender.spec
-        if spec.dtype.kind is Kind.EXACT:
+        if lender.spec.dtype.kind is Kind.EXACT:
             return self._passed_through(names, found)
-        operands: dict[Key, Operand | None] = {("base", None): found["base"]} if "base" in found else {}
-        models = [operand for label, operand in found.items() if label != "base"]
-        operands.update({("tuned", i): operand for i, operand in enumerate(models)})
-        compute = compute_dtype([operand.spec.dtype for operand in found.values()])
-        operands.update(self._auxiliary_operands(names, spec, program))
-        output = TensorSpec(self._output_names(names)[0], self._output_dtype(spec.dtype), spec.shape)
-        return Work(output, program, method, operands, len(models), compute, self._output_names(names)[1:])
+        return self._work(names, lender.spec, method, found)
 
-    def _program(self, method: Method) -> Program:
-        if id(method) not in self._programs:
-            self._programs[id(method)] = method.program()
-        return self._programs[id(method)]
+    def _work(self, names: tuple[str, ...], spec: TensorSpec, method: Method, found: Mapping[str, Operand]) -> Work:
+        models = [found.get(f"model {name!r}") for name in self._inputs.names]
+        absent = tuple(i for i, operand in enumerate(models) if operand is None)
+        program = self._program(method, absent)
+        operands: dict[Key, Operand] = {("base", None): found["base"]} if "base" in found else {}
+        operands |= {
+            ("tuned", i): operand or found["base"] for i, operand in enumerate(models) if operand or "base" in found
+        }
+        compute = compute_dtype([operand.spec.dtype for operand in operands.values()])
+        operands |= self._auxiliary_operands(names, spec, program, absent)
+        every = [("tuned", i) for i in range(len(models))]
+        every += [
+            (a, i) for a, sources in program.auxiliary.items() if isinstance(sources, tuple) for i in range(len(models))
+        ]
+        constants: dict[Key, float] = {key: 0.0 if key[1] in absent else 1.0 for key in every if key not in operands}
+        output = TensorSpec(self._output_names(names)[0], self._output_dtype(spec.dtype), spec.shape)
+        aliases = self._output_names(names)[1:]
+        return Work(output, program, method, operands, constants, len(models), compute, aliases)
+
+    def _tell_missing(self, name: str, lacking: list[str], done: str) -> None:
+        self._missing.setdefault((", ".join(lacking), done), []).append(name)
+
+    def _program(self, method: Method, absent: tuple[int, ...] = ()) -> Program:
+        """What a method runs; for a tensor that some models lack, with those models' weight at 0."""
+        key = (id(method), absent)
+        if key not in self._programs:
+            self._programs[key] = (method.ignoring(absent) if absent else method).program()
+        return self._programs[key]
 
     def _output_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Of the names of one tensor, those that the reference has; all, if it has none of them."""
@@ -239,23 +264,6 @@ class _Planner:
                 holders[label] = (checkpoint, operand)
         return holders
 
-    def _check_alike(
-        self, name: str, holders: Mapping[str, tuple[Checkpoint, Operand | None]], found: Mapping[str, Operand]
-    ) -> None:
-        missing = [label for label in holders if label not in found]
-        if missing:
-            have = ", ".join(found)
-            near = nearest(name, holders[missing[0]][0].tensors.keys() - {name})
-            lacking = ", ".join(_placed(label, holders[label][0]) for label in missing)
-            uses = [f"`use: {label.split(chr(39))[1] if chr(39) in label else label}`" for label in found]
-            remedy = f"add a rule for it: {', '.join(uses[:2])} or `use: drop`"
-            raise _TensorError(
-                f"tensor {name!r} is in {have} but missing from {lacking}", f"{remedy}; {near}" if near else remedy
-            )
-        first_label, first = next(iter(found.items()))
-        for label, operand in found.items():
-            _check_pair(name, (first_label, first), (label, operand))
-
     def _passed_through(self, names: tuple[str, ...], found: Mapping[str, Operand]) -> Work | Copied:
         first_label, first = next(iter(found.items()))
         for label, operand in found.items():
@@ -268,12 +276,11 @@ class _Planner:
         return self._copied(self._output_names(names), first, first.spec)
 
     def _auxiliary_operands(
-        self, names: tuple[str, ...], spec: TensorSpec, program: Program
-    ) -> dict[Key, Operand | None]:
-        constant = {argument: sources for argument, sources in program.auxiliary.items() if isinstance(sources, tuple)}
-        operands: dict[Key, Operand | None] = {(a, i): None for a, s in constant.items() for i in range(len(s))}
+        self, names: tuple[str, ...], spec: TensorSpec, program: Program, absent: tuple[int, ...]
+    ) -> dict[Key, Operand]:
+        operands: dict[Key, Operand] = {}
         for key, source, of in self._sources(program):
-            if checkpoint := self._inputs.opened(source):
+            if key[1] not in absent and (checkpoint := self._inputs.opened(source)):
                 operands[key] = _beside(names, spec, checkpoint, of)
         return operands
 
@@ -282,6 +289,8 @@ class _Planner:
         outputs = [replace(item.spec, name=name) for item in items for name in (item.spec.name, *item.aliases)]
         outputs.sort(key=lambda spec: place[spec.name])
         warnings = [*self._inputs.notes, *self._warnings]
+        for (lacking, done), names in self._missing.items():
+            warnings.append(f"{len(names)} tensor(s) missing from {lacking}, {done}: {listed(names)}")
         warnings += [remark for program in self._programs.values() for remark in program.remarks]
         warnings += [f"rule {patterns!r} matched no tensor" for patterns in self._resolver.unused_rules()]
         works = tuple(item for item in items if isinstance(item, Work))
@@ -325,6 +334,28 @@ def _unreadable_figures(program: Program, checkpoint: Checkpoint, of: str) -> It
             yield Problem(
                 f"{of} ({checkpoint.label}): its metadata say {key} = {text!r}", "measure it again, or remove the entry"
             )
+
+
+def _check_complete(
+    name: str, holders: Mapping[str, tuple[Checkpoint, Operand | None]], found: Mapping[str, Operand]
+) -> None:
+    """Every input that is merged must have the tensor."""
+    missing = [label for label in holders if label not in found]
+    if not missing:
+        return
+    near = nearest(name, holders[missing[0]][0].tensors.keys() - {name})
+    lacking = ", ".join(_placed(label, holders[label][0]) for label in missing)
+    uses = [f"`use: {label.removeprefix('model ').strip(chr(39))}`" for label in found]
+    remedy = f"add a rule for it: {', '.join(uses[:2])} or `use: drop`; or choose a policy with `on_missing:`"
+    what = f"tensor {name!r} is in {', '.join(found)} but missing from {lacking}"
+    raise _TensorError(what, f"{remedy}; {near}" if near else remedy)
+
+
+def _check_alike(name: str, found: Mapping[str, Operand]) -> None:
+    """All must have one shape and one kind of number."""
+    first = next(iter(found.items()))
+    for other in found.items():
+        _check_pair(name, first, other)
 
 
 def _check_pair(name: str, first: tuple[str, Operand], second: tuple[str, Operand]) -> None:

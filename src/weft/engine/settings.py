@@ -81,7 +81,7 @@ def budget(settings: Settings, items: Iterable[Work | Copied]) -> Budget:
 def _bytes_per_element(item: Work | Copied) -> int:
     if isinstance(item, Copied):
         return item.spec.dtype.itemsize
-    inputs = sum(operand.spec.dtype.itemsize for operand in item.operands.values() if operand)
+    inputs = sum(operand.spec.dtype.itemsize for operand in item.operands.values())
     return inputs + item.spec.dtype.itemsize + 3 * item.compute.itemsize
 
 

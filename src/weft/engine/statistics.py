@@ -130,7 +130,7 @@ class _Pass:
         if self._statistic.known is None:
             return None
         argument, key = self._statistic.known
-        operand = self._scope.works[0].operands[argument, slot]
+        operand = self._scope.works[0].operands.get((argument, slot))
         told = operand.checkpoint.metadata.get(key) if operand else None
         return float(told) if told is not None else None
 

@@ -112,6 +112,6 @@ def count_negative(values: Array) -> int:
 
 def _is_constant(work: Work) -> bool:
     """Whether the base and all models hold the same bytes."""
-    merged = [operand for (name, _), operand in work.operands.items() if operand and name in ("base", "tuned")]
+    merged = [operand for (name, _), operand in work.operands.items() if name in ("base", "tuned")]
     first = merged[0]
     return all(same_numbers(first.checkpoint, first.spec.name, o.checkpoint, o.spec.name) for o in merged[1:])

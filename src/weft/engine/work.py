@@ -35,7 +35,9 @@ class Work:
         spec: the output.
         program: how.
         method: the method's settled parameters; None for a mere change of number format.
-        operands: what can be read, by argument and model; None stands for the constant 1.
+        operands: what can be read, by argument and model.
+        constants: what stands in the place of tensors that are not there: a Fisher that nobody gave is 1, a tensor
+            that a model lacks is 0.
         models: how many models are merged.
         compute: the precision of the arithmetic.
         aliases: other names in the output that are this same tensor.
@@ -45,7 +47,8 @@ class Work:
     spec: TensorSpec
     program: Program
     method: Method | None
-    operands: Mapping[Key, Operand | None]
+    operands: Mapping[Key, Operand]
+    constants: Mapping[Key, float]
     models: int
     compute: DType
     aliases: tuple[str, ...] = ()

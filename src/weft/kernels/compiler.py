@@ -39,12 +39,14 @@ class Input:
     Attributes:
         name: the argument of the scalar function that it feeds.
         model: its position in that argument when it is a tuple with one value per model, else None.
-        dtype: how it is stored; None stands for the constant 1, for which nothing is read.
+        dtype: how it is stored; None for a constant, for which nothing is read.
+        constant: its value.
     """
 
     name: str
     model: int | None
     dtype: DType | None
+    constant: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _argument(loop: Loop, name: str) -> str:
 
 
 def _decoded(k: int, given: Input) -> str:
-    return "real(1.0)" if given.dtype is None else f"real(decode_{given.dtype.name}(input_{k}[i]))"
+    return f"real({given.constant!r})" if given.dtype is None else f"real(decode_{given.dtype.name}(input_{k}[i]))"
 
 
 def _encoder(loop: Loop) -> str:

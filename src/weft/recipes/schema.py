@@ -125,6 +125,7 @@ class Recipe(_Strict):
         rename: changes to the tensor names of every model (not of the base): what a name begins with, or `re:` and an
             expression, and what to put there.
         output: how the result is stored.
+        on_missing: what to do about a tensor that a model lacks: stop, copy the base's, or merge it without that model.
         on_nonfinite: what to do when a merged tensor holds values that are not finite: stop, warn or go on in silence.
         folder: what relative paths are relative to: where the recipe lies.
 
@@ -141,6 +142,7 @@ class Recipe(_Strict):
     rules: tuple[Rule, ...] = ()
     rename: dict[str, str] = {}
     output: Output = Output()
+    on_missing: Literal["error", "base", "skip-model"] = "error"
     on_nonfinite: Literal["error", "warn", "ignore"] = "error"
     folder: Path = Field(default=Path(), exclude=True)
 
