@@ -249,7 +249,6 @@ TABLE = {"embed.lora_embedding_A": np.ones((3, 9), "float32"), "embed.lora_embed
 )
 def test_an_embedding_that_is_also_the_head(tmp_path: Path, config: dict[str, Any]) -> None:
     base = open_checkpoint(language_model(tmp_path / "base", **config))
-    text = ""
     with pytest.raises(InputError) as caught:
         open_adapted(base, written(tmp_path / "lora", TABLE), "the model")
     text = str(caught.value)

@@ -103,6 +103,19 @@ def test_what_a_model_folder_holds_comes_along(tmp_path: Path) -> None:
     assert {str(p) for p in companions(tmp_path / "base")} == names
 
 
+def test_further_modules_keep_their_weights(tmp_path: Path) -> None:
+    """A sentence-transformers model may have a dense layer in a folder of its own."""
+    for name in ("2_Dense/model.safetensors", "2_Dense/config.json", "onnx/model.onnx", "3_Other/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "modules.json").write_text('[{"path": ""}, {"path": "2_Dense"}]')
+    assert {str(p) for p in companions(tmp_path)} == {
+        "modules.json",
+        "2_Dense/model.safetensors",
+        "2_Dense/config.json",
+    }
+
+
 def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path) -> None:
     (tmp_path / "blob").write_text("content")
     (tmp_path / "elsewhere").mkdir()

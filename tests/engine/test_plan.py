@@ -376,7 +376,7 @@ class TestMissing:
         assert "choose a policy with `on_missing:`" in complaint(self.A, self.B)
 
     def test_the_base_is_copied(self) -> None:
-        merged, heard = self.merged("base", base=self.BASE, method="task_arithmetic", parameters={"scale": 1})
+        merged, heard = self.merged("base", base=self.BASE, method="task_arithmetic")
         assert np.array_equal(merged["v"], V)
         assert heard == ("1 tensor(s) missing from model 'model_1', the base's is copied: v",)
 
@@ -390,7 +390,8 @@ class TestMissing:
         alone = weft.merge([self.A], base=self.BASE, method=method, **options)
         full = weft.merge([self.A, self.B | {"v": V}], base=self.BASE, method=method)
         assert np.allclose(merged["v"], alone["v"] if method != "ties" else full["v"])
-        assert np.array_equal(merged["w"], full["w"])
+        if method != "fisher":  # whose norm is that of what a model has
+            assert np.array_equal(merged["w"], full["w"])
         assert heard == ("1 tensor(s) missing from model 'model_1', it is merged without: v",)
 
     def test_a_fisher_need_not_know_what_its_model_lacks(self) -> None:

@@ -76,6 +76,10 @@ class Checkpoint(ABC):
     def file_of(self, name: str) -> str:
         """Which file holds this tensor, for messages."""
 
+    def stored_dtype(self, name: str) -> DType:
+        """The format that an output takes over; not the tensor's own where that is computed on the fly."""
+        return self.tensors[name].dtype
+
     @property
     @abstractmethod
     def is_resident(self) -> bool:

@@ -24,13 +24,26 @@ def companions(folder: Path) -> Iterator[Path]:
 
     Left behind: weights in whatever format (they would be stale beside the merged ones), hidden files, and the model
     card and records of an earlier merge, since the output has its own.
+    The folders of a sentence-transformers model's further modules come along whole.
     Links to files are followed, as the Hub's cache needs; links to folders are not.
     """
+    modules = _modules(folder)
     for place, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and not any(fnmatch(name, p) for p in (*_WEIGHTS, *_RECORDS)):
-                yield (Path(place) / name).relative_to(folder)
+            relative = (Path(place) / name).relative_to(folder)
+            kept = relative.parts[0] in modules or not any(fnmatch(name, p) for p in (*_WEIGHTS, *_RECORDS))
+            if kept and not name.startswith("."):
+                yield relative
+
+
+def _modules(folder: Path) -> set[str]:
+    """Sub-folders that are parts of the model with weights of their own, as sentence-transformers lists them."""
+    try:
+        listed = json.loads((folder / "modules.json").read_text("utf-8"))
+        return {str(module["path"]) for module in listed if module["path"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
 
 
 def copy_companions(folder: Path, target: Path, dtype: DType | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.folders import check_index, find_weights
 from weft.checkpoints.foreign import refuse_file, refuse_quantised_folder, refuse_quantised_tensors
+from weft.checkpoints.hub import fetch, is_hub_id
 from weft.checkpoints.memory import InMemory, is_module
 from weft.checkpoints.pickled import PickledCheckpoint
 from weft.checkpoints.safetensors import SafetensorsCheckpoint
@@ -23,8 +24,9 @@ def open_checkpoint(source: Source, label: str = "a state dict") -> Checkpoint:
     """Open a checkpoint.
 
     Args:
-        source: the path of a `.safetensors` file, of a torch pickle (`.bin`, `.pt`, `.pth`, `.ckpt`), of an index or of
-            a model folder; a dict of torch tensors or numpy arrays; a `torch.nn.Module`.
+        source: an id on the Hub, `org/name@revision`; the path of a `.safetensors` file, of a torch pickle (`.bin`,
+            `.pt`, `.pth`, `.ckpt`), of an index or of a model folder; a dict of torch tensors or numpy arrays; a
+            `torch.nn.Module`.
         label: what to call an in-memory source in messages.
 
     Raises:
@@ -35,6 +37,8 @@ def open_checkpoint(source: Source, label: str = "a state dict") -> Checkpoint:
         >>> str(open_checkpoint({"w": np.zeros((2, 3), np.float32)}).tensors["w"])
         'float32 [2, 3]'
     """
+    if isinstance(source, str) and is_hub_id(source):
+        return open_path(fetch(source).path)
     if isinstance(source, (str, os.PathLike)):
         return open_path(Path(source).expanduser())
     if is_module(source):

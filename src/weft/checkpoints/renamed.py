@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from weft.checkpoints.checkpoint import Array, Checkpoint
 from weft.errors import InputError, Problem, listed
+from weft.kernels.dtypes import DType
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What data-parallel wrappers, compiled modules and task heads put before the names of a model's tensors."""
@@ -44,6 +45,10 @@ class Renamed(Checkpoint):
         old = self._names[name]
         where = self._inner.file_of(old)
         return where if old == name else f"{where}, there called {old!r}"
+
+    def stored_dtype(self, name: str) -> DType:
+        """As the inner checkpoint."""
+        return self._inner.stored_dtype(self._names[name])
 
     @property
     def is_resident(self) -> bool:

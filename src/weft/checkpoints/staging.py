@@ -21,6 +21,7 @@ try:
 except ImportError:  # Windows: no advisory locks; the staging folder itself still keeps writers apart in time
     fcntl = None  # type: ignore[assignment]
 
+
 class Staging:
     """An output in the making.
 

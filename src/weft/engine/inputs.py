@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.checkpoints.adapter import open_adapted
 from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.hub import Fetched, fetch, is_hub_id
 from weft.checkpoints.opening import open_checkpoint
 from weft.checkpoints.renamed import renamed, without_stray_prefix
+from weft.engine.progress import Progress
 from weft.errors import InputError, Problem
-from weft.recipes.schema import Recipe
+from weft.recipes.schema import ModelEntry, Recipe
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Inputs:
         base: the base's checkpoint, if the recipe has one.
         folder: what relative paths are relative to.
         notes: what was done to make them fit, in words.
+        fetched: those that came from the Hub, with their revisions.
     """
 
     names: tuple[str, ...]
@@ -32,6 +36,7 @@ class Inputs:
     base: Checkpoint | None
     folder: Path
     notes: tuple[str, ...] = ()
+    fetched: Mapping[str, Fetched] = field(default_factory=dict)
     _auxiliary: dict[int, tuple[Any, Checkpoint]] = field(default_factory=dict)
 
     @property
@@ -71,18 +76,26 @@ class Inputs:
             checkpoint.close()
 
 
-def open_inputs(recipe: Recipe) -> Inputs:
-    """Open every checkpoint of a recipe, under the tensor names that the recipe gives them.
+def open_inputs(recipe: Recipe, progress: Progress | None = None) -> Inputs:
+    """Open every checkpoint of a recipe, under the tensor names that the recipe gives them; Hub ids are downloaded.
+
+    Args:
+        recipe: which checkpoints.
+        progress: is told of downloads.
 
     Raises:
         InputError: with a problem for each that cannot be opened.
     """
     opened: dict[str, Checkpoint] = {}
+    fetched: dict[str, Fetched] = {}
     problems: list[Problem] = []
-    for label, source, changes in _sources(recipe):
+    for label, entry, changes in _entries(recipe):
         try:
-            checkpoint = open_checkpoint(_located(source, recipe.folder), label)
-            opened[label] = renamed(checkpoint, changes)
+            for source in (entry.path, entry.adapter):
+                if isinstance(source, str) and is_hub_id(source, recipe.folder):
+                    of = label if source is entry.path else f"adapter of {label}"
+                    fetched[of] = _downloaded(source, recipe.folder, progress or Progress())
+            opened[label] = renamed(_opened(entry, fetched, recipe.folder, label), changes)
         except InputError as error:
             problems += [
                 p if p.what.startswith(label) else Problem(f"{label}: {p.what}", p.remedy) for p in error.problems
@@ -93,15 +106,45 @@ def open_inputs(recipe: Recipe) -> Inputs:
         raise InputError(problems)
     base = opened.pop("base", None)
     models, notes = _under_common_names(base, list(opened.values()))
-    return Inputs(recipe.names, models, base, recipe.folder, notes)
+    notes += tuple(f.note for f in fetched.values() if f.note)
+    return Inputs(recipe.names, models, base, recipe.folder, notes, fetched)
 
 
-def _sources(recipe: Recipe) -> Iterator[tuple[str, Any, dict[str, str]]]:
+def _opened(entry: ModelEntry, fetched: Mapping[str, Fetched], folder: Path, label: str) -> Checkpoint:
+    """The model, with its adapter if it has one."""
+    here = fetched.get(label)
+    checkpoint = open_checkpoint(here.path if here else _located(entry.path, folder), label)
+    if here:
+        checkpoint.label = str(entry.path)  # a person knows the id, not the folder in the cache
+    if entry.adapter is None:
+        return checkpoint
+    there = fetched.get(f"adapter of {label}")
+    try:
+        return open_adapted(checkpoint, there.path if there else _located(entry.adapter, folder), label)
+    except InputError:
+        checkpoint.close()
+        raise
+
+
+def _downloaded(hub_id: str, folder: Path, progress: Progress) -> Fetched:
+    seen = 0
+
+    def told(name: str, here: int, total: int) -> None:
+        nonlocal seen
+        if seen == 0:
+            progress.phase(f"downloading {name}", total)
+        progress.advance(here - seen)
+        seen = here
+
+    return fetch(hub_id, folder=folder, progress=told)
+
+
+def _entries(recipe: Recipe) -> Iterator[tuple[str, ModelEntry, dict[str, str]]]:
     """What to call each checkpoint, where it is, and how its tensors' names change."""
     if recipe.base is not None:
-        yield "base", recipe.base, {}
+        yield "base", ModelEntry(path=recipe.base), {}
     for name, entry in zip(recipe.names, recipe.models, strict=True):
-        yield f"model {name!r}", entry.path, {**entry.rename, **recipe.rename}
+        yield f"model {name!r}", entry, {**entry.rename, **recipe.rename}
 
 
 def _under_common_names(base: Checkpoint | None, models: list[Checkpoint]) -> tuple[list[Checkpoint], tuple[str, ...]]:

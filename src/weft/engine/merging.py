@@ -108,7 +108,7 @@ def merge(
     output = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
     policies = {"on_missing": on_missing, "on_nonfinite": on_nonfinite}
     recipe = make_recipe({**parts, "models": _entries(models), "output": output, **policies})
-    with _opened(recipe) as inputs:
+    with _opened(recipe, progress) as inputs:
         made = make_plan(recipe, inputs)
         _warn((*made.warnings, *strangers(made.works, recipe.names)), progress)
         sink = MemorySink(
@@ -193,7 +193,7 @@ def merge_to(
     recipe = _recipe(recipe)
     target = Path(output).expanduser()
     began = time.monotonic()
-    with _opened(recipe) as inputs:
+    with _opened(recipe, progress) as inputs:
         made = make_plan(recipe, inputs)
         check_target(target, inputs, overwrite)
         layout = _laid_out(made, recipe, inputs, target)
@@ -251,8 +251,8 @@ def _entries(models: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
 
 
 @contextmanager
-def _opened(recipe: Recipe) -> Iterator[Inputs]:
-    inputs = open_inputs(recipe)
+def _opened(recipe: Recipe, progress: Progress | None = None) -> Iterator[Inputs]:
+    inputs = open_inputs(recipe, progress)
     try:
         yield inputs
     finally:

@@ -191,10 +191,10 @@ class _Planner:
                 f"tensor {names[0]!r} copied from {action.source} has shape {shapes}; the output's config is the base's"
             )
             self._warnings.append(text)
-        return self._copied(names, operand, operand.spec)
+        return self._copied(names, operand)
 
-    def _copied(self, names: tuple[str, ...], operand: Operand, spec: TensorSpec) -> Work | Copied:
-        wanted = self._output_dtype(spec.dtype)
+    def _copied(self, names: tuple[str, ...], operand: Operand) -> Work | Copied:
+        spec, wanted = operand.spec, self._output_dtype(operand.stored_dtype)
         output = TensorSpec(names[0], wanted, spec.shape)
         if wanted == spec.dtype:
             return Copied(output, operand, names[1:])
@@ -211,7 +211,7 @@ class _Planner:
         lacking = [label for label in holders if label not in found]
         if lacking and self._recipe.on_missing == "base" and "base" in found:
             self._tell_missing(names[0], lacking, "the base's is copied")
-            return self._copied(self._output_names(names), found["base"], found["base"].spec)
+            return self._copied(self._output_names(names), found["base"])
         if not lacking or self._recipe.on_missing != "skip-model" or set(found) <= {"base"}:
             _check_complete(names[0], holders, found)
         else:
@@ -220,9 +220,9 @@ class _Planner:
         lender = found.get("base") or next(iter(found.values()))
         if lender.spec.dtype.kind is Kind.EXACT:
             return self._passed_through(names, found)
-        return self._work(names, lender.spec, method, found)
+        return self._work(names, lender, method, found)
 
-    def _work(self, names: tuple[str, ...], spec: TensorSpec, method: Method, found: Mapping[str, Operand]) -> Work:
+    def _work(self, names: tuple[str, ...], lender: Operand, method: Method, found: Mapping[str, Operand]) -> Work:
         models = [found.get(f"model {name!r}") for name in self._inputs.names]
         absent = tuple(i for i, operand in enumerate(models) if operand is None)
         program = self._program(method, absent)
@@ -231,13 +231,14 @@ class _Planner:
             ("tuned", i): operand or found["base"] for i, operand in enumerate(models) if operand or "base" in found
         }
         compute = compute_dtype([operand.spec.dtype for operand in operands.values()])
-        operands |= self._auxiliary_operands(names, spec, program, absent)
+        operands |= self._auxiliary_operands(names, lender.spec, program, absent)
         every = [("tuned", i) for i in range(len(models))]
         every += [
             (a, i) for a, sources in program.auxiliary.items() if isinstance(sources, tuple) for i in range(len(models))
         ]
         constants: dict[Key, float] = {key: 0.0 if key[1] in absent else 1.0 for key in every if key not in operands}
-        output = TensorSpec(self._output_names(names)[0], self._output_dtype(spec.dtype), spec.shape)
+        dtype = self._output_dtype(lender.stored_dtype)
+        output = TensorSpec(self._output_names(names)[0], dtype, lender.spec.shape)
         aliases = self._output_names(names)[1:]
         return Work(output, program, method, operands, constants, len(models), compute, aliases)
 
@@ -273,7 +274,7 @@ class _Planner:
                     f"({first.file}) and {label} ({operand.file})",
                     "integers cannot be merged: add a rule with `use: base` or `use: <model>`",
                 )
-        return self._copied(self._output_names(names), first, first.spec)
+        return self._copied(self._output_names(names), first)
 
     def _auxiliary_operands(
         self, names: tuple[str, ...], spec: TensorSpec, program: Program, absent: tuple[int, ...]

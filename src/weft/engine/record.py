@@ -37,10 +37,21 @@ def write_record(folder: Path, target: Path, recipe: Recipe, inputs: Inputs, lay
         layout: the output's files.
         hashes: whether to hash the contents of the output's files.
     """
-    text = recipe_text(relocated(recipe, target))
+    text = recipe_text(relocated(_pinned(recipe, inputs), target))
     (folder / RECIPE).write_text(text, "utf-8")
     (folder / CARD).write_text("\n".join(_card(recipe, inputs, text, target)) + "\n", "utf-8")
     (folder / LOCK).write_text(json.dumps(_lock(folder, inputs, layout, hashes), indent=2) + "\n", "utf-8")
+
+
+def _pinned(recipe: Recipe, inputs: Inputs) -> Recipe:
+    """The recipe with the commit of every model that came from the Hub, so that it stays the same model."""
+    pins = {label: fetched.pinned for label, fetched in inputs.fetched.items()}
+    entries = [
+        {**dict(entry), **entry.parameters, "name": name, "path": pins.get(f"model {name!r}", entry.path)}
+        | {"adapter": pins.get(f"adapter of model {name!r}", entry.adapter)}
+        for name, entry in zip(recipe.names, recipe.models, strict=True)
+    ]
+    return Recipe.model_validate({**dict(recipe), "base": pins.get("base", recipe.base), "models": entries})
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -66,6 +77,7 @@ def relocated(recipe: Recipe, target: Path) -> Recipe:
 
     files = _file_parameters(recipe)
     entries = [{**dict(entry), **entry.parameters, "path": moved(entry.path)} for entry in recipe.models]
+    files |= {"adapter"}
     entries = [{key: moved(value) if key in files else value for key, value in entry.items()} for entry in entries]
     parameters = {key: moved(value) if key in files else value for key, value in recipe.parameters.items()}
     changes = {"base": moved(recipe.base), "models": entries, "parameters": parameters}
@@ -111,7 +123,11 @@ def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[st
 def fingerprints(inputs: Inputs) -> dict[str, dict[str, Any]]:
     """What tells these checkpoints from others, by the names that messages give them."""
     beside = ((checkpoint.label, checkpoint) for checkpoint in inputs.auxiliaries() if checkpoint.path is None)
-    return {label: _fingerprint(checkpoint) for label, checkpoint in (*inputs.all(), *beside)}
+    told = {label: _fingerprint(checkpoint) for label, checkpoint in (*inputs.all(), *beside)}
+    for label, fetched in inputs.fetched.items():
+        told.setdefault(label, {})
+        told[label] |= {"hub": fetched.name, "commit": fetched.commit}
+    return told
 
 
 def _environment() -> Iterator[tuple[str, str]]:
@@ -151,8 +167,7 @@ def content_hash(path: Path) -> str:
 def _card(recipe: Recipe, inputs: Inputs, text: str, target: Path) -> Iterator[str]:
     """A model card as the Hub expects it."""
     front: dict[str, Any] = {"tags": ["merge", "weft"]}
-    parents = [str(path) for path in (recipe.base, *(entry.path for entry in recipe.models)) if isinstance(path, str)]
-    public = [parent for parent in dict.fromkeys(parents) if _looks_public(parent, recipe.folder)]
+    public = list(dict.fromkeys(fetched.name for fetched in inputs.fetched.values()))
     if public:
         front["base_model"] = public
     if inputs.reference.path and (inputs.reference.path / "config.json").is_file():
@@ -164,8 +179,3 @@ def _card(recipe: Recipe, inputs: Inputs, text: str, target: Path) -> Iterator[s
         count = sum(spec.size for spec in checkpoint.tensors.values())
         yield f"| {label} | {len(checkpoint.tensors):,} | {count:,} |"
     yield f"\n## Recipe\n\n```yaml\n{text}```"
-
-
-def _looks_public(path: str, folder: Path) -> bool:
-    """Whether this is the id of a model on the Hub rather than a place on this machine."""
-    return path.count("/") == 1 and path[0] not in "./~" and not (folder / path).exists()

@@ -22,6 +22,11 @@ class Operand:
     spec: TensorSpec
 
     @property
+    def stored_dtype(self) -> DType:
+        """The format that an output made from this takes over."""
+        return self.checkpoint.stored_dtype(self.spec.name)
+
+    @property
     def file(self) -> str:
         """Which file holds it, for messages."""
         return self.checkpoint.file_of(self.spec.name)

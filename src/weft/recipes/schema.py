@@ -47,6 +47,7 @@ class ModelEntry(BaseModel):
     Attributes:
         path: a path; in Python also a dict of tensors or a module.
         name: how rules and per-model values refer to it; by default the last part of the path.
+        adapter: the folder of a LoRA adapter that is added to it on the fly.
         rename: changes to its tensors' names, before those of the recipe.
     """
 
@@ -54,6 +55,7 @@ class ModelEntry(BaseModel):
 
     path: Any
     name: str = ""
+    adapter: str | None = None
     rename: dict[str, str] = {}
 
     @property
@@ -173,7 +175,7 @@ class Recipe(_Strict):
         given = [entry.name for entry in self.models]
         names: list[str] = []
         for k, entry in enumerate(self.models):
-            name = entry.name or _name_of(entry.path, k)
+            name = entry.name or _name_of(entry.adapter or entry.path, k)
             taken = {*names, *given, *RESERVED} - ({entry.name} if entry.name else set())
             names.append(next(n for n in (name, *(f"{name}-{i}" for i in range(k + 1, 2 * k + 99))) if n not in taken))
         return tuple(names)
@@ -192,4 +194,4 @@ def _is_entry(value: object) -> bool:
 def _name_of(path: object, position: int) -> str:
     if not isinstance(path, (str, Path)):
         return f"model_{position}"
-    return Path(path).resolve().name.removesuffix(".safetensors")
+    return Path(path).resolve().name.removesuffix(".safetensors").split("@")[0]
