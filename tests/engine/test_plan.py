@@ -63,8 +63,21 @@ def test_a_model_of_another_architecture_is_one_problem() -> None:
     assert text.startswith("model 'model_1' and model 'model_0' share no tensor name; one has 'b0', the other 'a0'")
 
 
+def test_models_that_complete_each_other_are_no_strangers() -> None:
+    models = {"body": {"w": W}, "head": {"h": V}}
+    merged = weft.merge(models, rules=[{"match": "h", "use": "head"}, {"match": "w", "use": "body"}])
+    assert list(merged) == ["w", "h"]
+
+
+def test_another_number_of_layers_is_said_first() -> None:
+    deep, shallow = ({f"model.layers.{i}.w": W + i for i in range(n)} | {"norm": V} for n in (9, 7))
+    text = complaint(deep, shallow)
+    assert text.startswith("3 problems:\n1. model 'model_1' has 7 of model.layers.*, model 'model_0' has 9")
+    assert "tensor 'model.layers.8.w' is in" in text
+
+
 def test_a_model_without_tensors() -> None:
-    assert "model 'model_1' (model 'model_1') holds no tensors" in complaint({"w": W}, {})
+    assert "model 'model_1' holds no tensors" in complaint({"w": W}, {})
 
 
 def test_a_method_that_needs_a_base_says_so() -> None:

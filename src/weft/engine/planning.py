@@ -9,6 +9,7 @@ from typing import Any
 from weft.algorithms.method import Method, Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.inputs import Inputs
+from weft.engine.kinship import empty, strangers, unequal_stacks
 from weft.engine.tied import Tied, same_numbers, tied_groups
 from weft.engine.work import Copied, Key, Operand, Work
 from weft.errors import InputError, Problem, listed, nearest
@@ -60,6 +61,10 @@ class _TensorError(Exception):
         self.problem = Problem(what, remedy)
 
 
+class _MissingError(_TensorError):
+    """An input lacks a tensor."""
+
+
 def make_plan(recipe: Recipe, inputs: Inputs) -> Plan:
     """Plan a merge.
 
@@ -86,20 +91,24 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._check_bases()
-        self._check_kinship()
+        self._problems += empty(self._inputs)
         self._open_auxiliaries()
         tied = tied_groups(self._inputs)
         self._problems += tied.problems
         items: list[Work | Copied] = []
         dropped: list[str] = []
+        lacking: list[Problem] = []
         for names, action in self._groups(tied):
             if isinstance(action, Drop):
                 dropped.extend(names)
                 continue
             try:
                 items.append(replace(self._item(names, action), rule=action.rule))
+            except _MissingError as fault:
+                lacking.append(fault.problem)
             except _TensorError as fault:
                 self._problems.append(fault.problem)
+        self._problems += self._explained(lacking)
         if self._problems:
             raise InputError(self._problems)
         if not items:
@@ -113,19 +122,11 @@ class _Planner:
                     Problem(f"method {used.name} needs a base model", "add `base:` (on the command line -b)")
                 )
 
-    def _check_kinship(self) -> None:
-        """A model that shares no name with the reference is one problem, not one for each tensor."""
-        (first, reference), *others = self._inputs.all()
-        for label, checkpoint in ((first, reference), *others):
-            if not checkpoint.tensors:
-                self._problems.append(Problem(f"{label} ({checkpoint.label}) holds no tensors"))
-        for label, checkpoint in others:
-            if checkpoint.tensors and not checkpoint.tensors.keys() & reference.tensors.keys():
-                some, theirs = next(iter(reference.tensors), ""), next(iter(checkpoint.tensors))
-                what = f"{label} and {first} share no tensor name; one has {theirs!r}, the other {some!r}"
-                self._problems.append(Problem(what, "merge models of one architecture, or map the names with `rename`"))
-        if self._problems:
-            raise InputError(self._problems)
+    def _explained(self, lacking: list[Problem]) -> list[Problem]:
+        """Tensors that are missing, after what they have in common, or instead of them if that says it all."""
+        if not lacking or any(empty(self._inputs)):
+            return []
+        return list(strangers(self._inputs)) or [*unequal_stacks(self._inputs), *lacking]
 
     def _open_auxiliaries(self) -> None:
         """Open what stands beside the checkpoints, so that a file that cannot be opened is one problem, not many."""
@@ -349,7 +350,7 @@ def _check_complete(
     uses = [f"`use: {label.removeprefix('model ').strip(chr(39))}`" for label in found]
     remedy = f"add a rule for it: {', '.join(uses[:2])} or `use: drop`; or choose a policy with `on_missing:`"
     what = f"tensor {name!r} is in {', '.join(found)} but missing from {lacking}"
-    raise _TensorError(what, f"{remedy}; {near}" if near else remedy)
+    raise _MissingError(what, f"{remedy}; {near}" if near else remedy)
 
 
 def _check_alike(name: str, found: Mapping[str, Operand]) -> None:
