@@ -141,17 +141,24 @@ def plain_mean(kept: Reals, weight: Reals, sign: float) -> float:
 
 
 @element
+def count_at_most(kept: Reals, x: float) -> float:
+    """How many changes are no larger than x."""
+    count = 0.0
+    for delta in kept:
+        count += 1.0 if delta <= x else 0.0
+    return count
+
+
+@element
 def plain_median(kept: Reals, weight: Reals, sign: float) -> float:
-    """The median over all models; of two middle ones the lower."""
+    """The median over all models, of two middle ones the lower: the smallest that half of them do not exceed."""
     middle = (len(kept) - 1.0) // 2.0
-    median = 0.0
-    for i in range(len(kept)):
-        before = 0.0
-        for j in range(len(kept)):
-            if kept[j] < kept[i] or (kept[j] == kept[i] and j < i):
-                before += 1.0
-        if before == middle:
-            median = kept[i]
+    median = kept[0]
+    for delta in kept:
+        median = max(median, delta)
+    for delta in kept:
+        if count_at_most(kept, delta) > middle:
+            median = min(median, delta)
     return median
 
 

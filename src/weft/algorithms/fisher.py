@@ -81,7 +81,7 @@ def _root(total: float, count: int) -> float:
     return sqrt(total)
 
 
-_NORM = Statistic("norm", squared, Total(_root), each=True, known=("fisher", "norm"))
+_NORM = Statistic("norm", squared, Total(_root), each=True, known=("fisher", "norm"), double=True)
 _ISOTROPIC = "no model has a Fisher, so this is the weighted mean; give each model its `fisher`"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import fsum
 from typing import ClassVar, final
 
 from pydantic import model_validator
@@ -54,7 +55,7 @@ class Linear(Method):
 
     @model_validator(mode="after")
     def _weights_sum_to_something(self) -> Linear:
-        if self.normalize and sum(self.weight) == 0.0:
+        if self.normalize and abs(fsum(self.weight)) <= 1e-6 * fsum(map(abs, self.weight)):
             raise ValueError(
                 "the weights sum to 0, so their average does not exist; set normalize: false for a plain sum"
             )
@@ -62,5 +63,5 @@ class Linear(Method):
 
     def program(self) -> Program:
         """A single map."""
-        mass = float(sum(self.weight)) if self.normalize else 1.0
+        mass = fsum(self.weight) if self.normalize else 1.0
         return Program(weighted_average, values={"weight": self.weight, "mass": mass})

@@ -110,6 +110,7 @@ class Statistic:
         each: computed once for each model, `tuned` and every per-model argument being that model's own number;
             the result is then per model as well.
         known: the auxiliary input, and the key of its metadata, that may hold the result already.
+        double: computed in float64 whatever the inputs are, where squares of tiny numbers would vanish.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Statistic:
     fold: Total | Rank | Share
     each: bool = False
     known: tuple[str, str] | None = None
+    double: bool = False
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def ties(
 
     Example:
         >>> one, zero = (1.0,) * 3, (0.0,) * 3
-        >>> steps = trim_none, ELECTIONS["mass"], COMBINATIONS["mean"][0]
+        >>> steps = trim_magnitude, ELECTIONS["mass"], COMBINATIONS["mean"][0]
         >>> ties(0.0, (0.5, -0.2, 0.7), zero, zero, one, one, 1.0, 1.0, False, *steps)
         0.6
     """
@@ -88,12 +88,6 @@ def ties_with_signs(
 
 
 # Trim: a change, or zero if it is too small.
-
-
-@element
-def trim_none(delta: float, threshold: float, center: float, last: bool) -> float:
-    """Keep everything."""
-    return delta
 
 
 @element
@@ -273,13 +267,12 @@ class Ties(Method):
 
     def program(self) -> Program:
         """Thresholds, then the majority of signs, then the map; a pass is left out when an option makes it moot."""
-        trims_nothing = self.trim == "magnitude" and min(self.density) == 1.0
         given = self.elect not in ELECTIONS if isinstance(self.elect, str) else True
         votes = not given and self.elect != "none"
         signed, unsigned = COMBINATIONS[self.combine]
         zeros = (0.0,) * len(self.weight)
         functions = {
-            "trim": trim_none if trims_nothing else _TRIM[self.trim],
+            "trim": _TRIM[self.trim],
             "elect": elect_nothing if given else ELECTIONS[self.elect],
             "combine": signed if given or votes else unsigned,
         }
@@ -287,7 +280,7 @@ class Ties(Method):
         return Program(
             ties_with_signs if given else ties,
             functions,
-            statistics=(*(() if trims_nothing else _THRESHOLD[self.trim]), *norms, *((_MAJORITY,) if votes else ())),
+            statistics=(*_THRESHOLD[self.trim], *norms, *((_MAJORITY,) if votes else ())),
             values={
                 "weight": self.weight,
                 "scale": self.scale,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,12 @@ def bind(
 
 def arguments(*functions: Scalar) -> set[str]:
     """The names that scalar functions ask for."""
-    return {name for function in functions for name in inspect.signature(function).parameters}
+    return {name for function in functions for name in _asked(function)}
+
+
+@cache
+def _asked(function: Scalar) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _order(key: Key) -> tuple[str, int]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from weft.engine.binding import arguments
 from weft.engine.cost import bytes_to_move
 from weft.engine.mapping import Sink, compute, copy
-from weft.engine.planning import Plan
+from weft.engine.planning import Plan, as_copy
 from weft.engine.progress import Progress
 from weft.engine.reading import Reader, Residency
 from weft.engine.runner import Runner
 from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
-from weft.engine.work import Copied, Operand, Work
+from weft.engine.work import Copied, Work
 from weft.kernels.dtypes import FLOAT64, compute_dtype
 
 
@@ -45,13 +47,13 @@ def execute(
 
 def _copying(plan: Plan, masks: frozenset[Work]) -> Plan:
     """The plan with these tensors copied instead of merged."""
-    copies = [Copied(work.spec, _any_model(work), work.aliases, work.rule) for work in masks]
-    works = tuple(work for work in plan.works if work not in masks)
-    return replace(plan, works=works, copies=(*plan.copies, *copies))
-
-
-def _any_model(work: Work) -> Operand:
-    return next(operand for (name, _), operand in work.operands.items() if name == "tuned")
+    works = [work for work in plan.works if work not in masks]
+    copies = [*plan.copies]
+    for mask in masks:
+        copied = as_copy(mask.spec, next(o for (name, _), o in mask.operands.items() if name == "tuned"))
+        copied = replace(copied, aliases=mask.aliases, rule=mask.rule)
+        copies.append(copied) if isinstance(copied, Copied) else works.append(copied)
+    return replace(plan, works=tuple(works), copies=tuple(copies))
 
 
 def _executed(plan: Plan, budget: Budget, sink: Sink, progress: Progress, on_nonfinite: OnNonfinite) -> tuple[str, ...]:
@@ -109,9 +111,17 @@ def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:
         if work.program.statistics and not work.program.whole_model:
             alone.append(work)
         else:
-            key = (type(work.method), work.program.whole_model, work.program.note)
+            key = (type(work.method), work.program.whole_model, work.program.note, _asked_files(work))
             groups.setdefault(key, []).append(work)
     return [_in_one_precision(group) for group in groups.values()], alone
+
+
+def _asked_files(work: Work) -> tuple[object, ...]:
+    """The files beside the checkpoints that its statistics are about: another file is another statistic."""
+    asked = {name for statistic in work.program.statistics for name in arguments(statistic.expression)}
+    sources = [work.program.auxiliary[name] for name in sorted(asked & work.program.auxiliary.keys())]
+    every = [one for source in sources for one in (source if isinstance(source, tuple) else (source,))]
+    return tuple(str(one) if isinstance(one, (str, os.PathLike)) else id(one) for one in every)
 
 
 def _in_one_precision(works: list[Work]) -> list[Work]:

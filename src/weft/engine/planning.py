@@ -47,10 +47,22 @@ class Plan:
         return sum(spec.nbytes for spec in self.outputs)
 
 
+_HINTS = 20
+"""For how many missing tensors the nearest name is looked up."""
+
+
 @element
 def converted(tuned: tuple[float, ...]) -> float:
     """One parameter of one model, stored in another number format."""
     return tuned[0]
+
+
+def as_copy(output: TensorSpec, operand: Operand) -> Work | Copied:
+    """An output that is one input's tensor: its bytes, or its numbers in another format."""
+    if output.dtype == operand.spec.dtype:
+        return Copied(output, operand)
+    one: dict[Key, Operand] = {("tuned", 0): operand}
+    return Work(output, Program(converted), None, one, {}, 1, compute_dtype([operand.spec.dtype]))
 
 
 class _TensorError(Exception):
@@ -87,6 +99,7 @@ class _Planner:
         self._programs: dict[tuple[int, tuple[int, ...]], Program] = {}
         self._problems: list[Problem] = []
         self._warnings: list[str] = []
+        self._hints = _HINTS
         self._missing: dict[tuple[str, str], list[str]] = {}
 
     def plan(self) -> Plan:
@@ -192,19 +205,21 @@ class _Planner:
                 f"tensor {names[0]!r} copied from {action.source} has shape {shapes}; the output's config is the base's"
             )
             self._warnings.append(text)
-        return self._copied(names, operand)
+        return self._copied(self._output_names(names), operand)
 
     def _copied(self, names: tuple[str, ...], operand: Operand) -> Work | Copied:
-        spec, wanted = operand.spec, self._output_dtype(operand.stored_dtype)
-        output = TensorSpec(names[0], wanted, spec.shape)
-        if wanted == spec.dtype:
-            return Copied(output, operand, names[1:])
-        one: dict[Key, Operand] = {("tuned", 0): operand}
-        return Work(output, Program(converted), None, one, {}, 1, compute_dtype([spec.dtype]), names[1:])
+        output = TensorSpec(names[0], self._output_dtype(names, operand), operand.spec.shape)
+        return replace(as_copy(output, operand), aliases=names[1:])
 
-    def _output_dtype(self, stored: DType) -> DType:
-        chosen = self._recipe.output.dtype
-        return BY_NAME[chosen] if chosen and stored.kind is Kind.FLOAT else stored
+    def _output_dtype(self, names: tuple[str, ...], operand: Operand) -> DType:
+        """As the recipe says; else as the reference stores it, if it has the tensor; else as it is."""
+        if operand.spec.dtype.kind is not Kind.FLOAT:
+            return operand.spec.dtype
+        if self._recipe.output.dtype:
+            return BY_NAME[self._recipe.output.dtype]
+        expected = _operand(self._inputs.reference, names)
+        lender = expected if expected and expected.spec.dtype.kind is Kind.FLOAT else operand
+        return lender.stored_dtype
 
     def _merged(self, names: tuple[str, ...], method: Method) -> Work | Copied:
         holders = self._holders(names, method)
@@ -213,9 +228,10 @@ class _Planner:
         if lacking and self._recipe.on_missing == "base" and "base" in found:
             self._tell_missing(names[0], lacking, "the base's is copied")
             return self._copied(self._output_names(names), found["base"])
-        if not lacking or self._recipe.on_missing != "skip-model" or set(found) <= {"base"}:
-            _check_complete(names[0], holders, found)
-        else:
+        if lacking and (self._recipe.on_missing != "skip-model" or set(found) <= {"base"}):
+            self._hints -= 1
+            _check_complete(names[0], holders, found, hint=self._hints >= 0)
+        elif lacking:
             self._tell_missing(names[0], lacking, "it is merged without")
         _check_alike(names[0], found)
         lender = found.get("base") or next(iter(found.values()))
@@ -238,7 +254,7 @@ class _Planner:
             (a, i) for a, sources in program.auxiliary.items() if isinstance(sources, tuple) for i in range(len(models))
         ]
         constants: dict[Key, float] = {key: 0.0 if key[1] in absent else 1.0 for key in every if key not in operands}
-        dtype = self._output_dtype(lender.stored_dtype)
+        dtype = self._output_dtype(names, lender)
         output = TensorSpec(self._output_names(names)[0], dtype, lender.spec.shape)
         aliases = self._output_names(names)[1:]
         return Work(output, program, method, operands, constants, len(models), compute, aliases)
@@ -339,13 +355,13 @@ def _unreadable_figures(program: Program, checkpoint: Checkpoint, of: str) -> It
 
 
 def _check_complete(
-    name: str, holders: Mapping[str, tuple[Checkpoint, Operand | None]], found: Mapping[str, Operand]
+    name: str, holders: Mapping[str, tuple[Checkpoint, Operand | None]], found: Mapping[str, Operand], hint: bool
 ) -> None:
-    """Every input that is merged must have the tensor."""
+    """Every input that is merged must have the tensor; a hint at the nearest name takes time."""
     missing = [label for label in holders if label not in found]
     if not missing:
         return
-    near = nearest(name, holders[missing[0]][0].tensors.keys() - {name})
+    near = nearest(name, holders[missing[0]][0].tensors.keys() - {name}) if hint else ""
     lacking = ", ".join(_placed(label, holders[label][0]) for label in missing)
     uses = [f"`use: {label.removeprefix('model ').strip(chr(39))}`" for label in found]
     remedy = f"add a rule for it: {', '.join(uses[:2])} or `use: drop`; or choose a policy with `on_missing:`"

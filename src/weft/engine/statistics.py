@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from weft.engine.reading import Buffers, Reader, TileInputs
 from weft.engine.runner import Runner
 from weft.engine.watch import Watch
 from weft.engine.work import Tile, Work, tiles
+from weft.kernels.dtypes import FLOAT64
 from weft.kernels.element import Scalar
 from weft.kernels.folds import BLOCK, block_sums
 from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tables
@@ -42,7 +43,7 @@ class Scope:
     tile: int
     watch: Watch
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of parameters."""
         return sum(work.spec.size for work in self.works)
@@ -136,12 +137,14 @@ class _Pass:
 
     def _bind(self, work: Work, slot: Slot) -> Bound:
         expression, end = self._statistic.expression, self._scope.end_of(work)
-        return bind(work, expression, self._functions, self._values[work], work.compute, end, model=slot)
+        precise = replace(work, compute=FLOAT64) if self._statistic.double else work
+        return bind(precise, expression, self._functions, self._values[work], precise.compute, end, model=slot)
 
     def _evaluated(self, worker: _Worker, tile: Tile[Work], slots: Iterable[Slot]) -> Iterator[tuple[Slot, Array]]:
         """The expression over a tile, for one slot after the other, in memory that is used again."""
         inputs = TileInputs(self._scope.reader, tile, worker.buffers, keep=True, watch=self._scope.watch)
-        out = worker.buffers.typed("expression", tile.size, tile.item.compute.storage)
+        compute = FLOAT64 if self._statistic.double else tile.item.compute
+        out = worker.buffers.typed("expression", tile.size, compute.storage)
         for slot in slots:
             self._bound[tile.item][slot](inputs, tile.start, out)
             yield slot, out
@@ -158,7 +161,7 @@ class _Pass:
 
         self._scope.runner.run(self._scope.tiles(), _Worker, step)
         self._scope.watch.finish_pass()
-        totals = {slot: math.fsum(_flat(sums[work, slot] for work in self._scope.works)) for slot in self._asked}
+        totals = {slot: _exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
         return {
             (work, slot): fold.finish(totals[slot], self._scope.count, *self._parameter(work, slot, fold.by))
             for work in self._scope.works
@@ -200,6 +203,10 @@ class _Pass:
         return (value[slot],) if isinstance(value, tuple) and slot is not None else (value,)
 
 
-def _flat(arrays: Iterable[Array]) -> Iterator[float]:
-    for array in arrays:
-        yield from array.tolist()
+def _exact_sum(arrays: Iterable[Array]) -> float:
+    """The correctly rounded sum; infinite or not a number where the terms are, or where it leaves the range."""
+    flat = np.concatenate(list(arrays))
+    try:
+        return math.fsum(flat.tolist()) if np.isfinite(flat).all() else float(flat.sum())
+    except OverflowError:
+        return float(flat.sum())

@@ -53,7 +53,7 @@ class Watch:
 
     def look(self, work: Work, key: Key, operand: Operand, values: Array) -> None:
         """Examine a tile of an input. Called from several threads."""
-        if operand in self._cleared:
+        if operand in self._cleared or work.method is None:  # what is merely copied may hold anything
             return
         self._current.add(operand)
         if self._policy != "ignore":
@@ -74,6 +74,7 @@ class Watch:
             ConstantMasks: if all such tensors are the same in every input.
         """
         self._cleared |= self._current
+        self._current = set()
         if self._negative:
             remedy = "a Fisher is a mean of squares: is this the file of something else?"
             raise InputError(Problem(text, remedy) for text in _texts(self._negative, "below zero"))
