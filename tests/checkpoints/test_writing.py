@@ -14,7 +14,7 @@ from weft.checkpoints.companions import companions, copy_companions
 from weft.checkpoints.layout import lay_out
 from weft.checkpoints.staging import staging
 from weft.errors import InputError, MergeError
-from weft.kernels.dtypes import BFLOAT16, BY_NAME, FLOAT32
+from weft.kernels.dtypes import BFLOAT16, BY_NAME, FLOAT32, DType
 
 SPECS = [TensorSpec("b", BY_NAME["float16"], (3,)), TensorSpec("a", FLOAT32, (2, 2)), TensorSpec("c", FLOAT32, ())]
 
@@ -133,3 +133,38 @@ def test_the_config_tells_the_number_format(tmp_path: Path) -> None:
     (tmp_path / "base" / "config.json").write_text('{"torch_dtype": "float32", "hidden": 3}')
     copy_companions(tmp_path / "base", tmp_path / "out", BFLOAT16)
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"torch_dtype": "bfloat16", "hidden": 3}
+
+
+FLOAT8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype", "expected"),
+    [
+        ({"quantization_config": FLOAT8, "dtype": "float8_e4m3fn"}, None, {"dtype": "bfloat16"}),
+        ({"quantization_config": FLOAT8, "torch_dtype": "float16"}, FLOAT32, {"torch_dtype": "float32"}),
+        ({"compression_config": FLOAT8, "hidden": 3}, None, {"hidden": 3}),
+        (
+            {"text_config": {"quantization_config": FLOAT8}, "dtype": "x"},
+            None,
+            {"text_config": {}, "dtype": "bfloat16"},
+        ),
+    ],
+)
+def test_the_config_does_not_call_the_output_quantised(
+    tmp_path: Path, config: dict[str, object], dtype: DType | None, expected: dict[str, object]
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "base" / "hf_quant_config.json").write_text("{}")
+    copy_companions(tmp_path / "base", tmp_path / "out", dtype)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == expected
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("text", ['{"hidden":3,   "dtype": "float32"}', "not JSON", "[1]"])
+def test_a_config_that_needs_no_change_keeps_its_bytes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(text)
+    copy_companions(tmp_path / "base", tmp_path / "out", None)
+    assert (tmp_path / "out" / "config.json").read_text() == text

@@ -108,9 +108,13 @@ def test_numbers_of_different_kinds_are_not_mixed() -> None:
 
 
 def test_raw_codes_are_never_merged() -> None:
-    codes = torch.zeros(3).to(torch.float8_e4m3fn)
-    assert "its codes cannot be averaged" in complaint({"w": codes}, {"w": codes})
-    assert torch.equal(weft.merge({"a": {"w": codes}}, rules=[{"match": "w", "use": "a"}])["w"].float(), torch.zeros(3))
+    """Float8 is decoded first: codes 0x38 and 0x48 stand for 1 and 4, their mean 0x40 for 2."""
+    one, four = (torch.full((3,), value).to(torch.float8_e4m3fn) for value in (1.0, 4.0))
+    assert weft.merge([{"w": one}, {"w": four}])["w"].tolist() == [2.5] * 3
+    copied = weft.merge({"a": {"w": one}, "b": {"w": four}}, rules=[{"match": "w", "use": "b"}])["w"]
+    assert (copied.dtype, copied.tolist()) == (torch.bfloat16, [4.0] * 3)
+    scale = {"w": torch.full((3,), 127, dtype=torch.uint8).view(torch.float8_e8m0fnu)}
+    assert "its codes cannot be averaged" in complaint(scale, scale)
 
 
 def test_rules_copy_and_drop_before_shapes_are_compared() -> None:
@@ -173,7 +177,7 @@ def test_a_copy_changes_its_format_too() -> None:
 
 def test_too_little_memory_says_how_much_would_do() -> None:
     assert "is too small" in (text := complaint({"w": W}, {"w": W}, memory="10kB"))
-    assert "workers need" in text
+    assert "one worker needs" in text
 
 
 class TestTied:
@@ -288,6 +292,18 @@ class TestNotFinite:
             "tensor 'w' of model 'model_1' holds 3 values that are not finite"
         ]
         assert warned(*models, on_nonfinite="ignore") == []
+
+    @pytest.mark.parametrize("method", ["ties", "linear"])
+    def test_masks_take_the_format_of_the_output(self, method: str, tmp_path: Path) -> None:
+        mask = np.triu(np.full((3, 3), -np.inf, np.float32), 1)
+        models = [{"mask": mask.copy(), "w": W + k, "z": V + k} for k in range(3)]
+        recipe = {"method": method, "base": models[0], "models": models[1:], "output": {"dtype": "float16"}}
+        weft.merge_to(recipe, tmp_path / "out.safetensors")
+        merged = load_file(tmp_path / "out.safetensors")
+        assert np.array_equal(merged["mask"], mask.astype(np.float16))
+        without = [{n: t for n, t in m.items() if n != "mask"} for m in models]
+        alone = weft.merge(without[1:], base=without[0], method=method, dtype="float16")
+        assert all(np.array_equal(merged[n], alone[n]) for n in alone)
 
     @pytest.mark.parametrize("method", ["ties", "linear"])
     def test_masks_are_copied(self, method: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from weft.algorithms.registry import METHODS
 from weft.algorithms.ties import ties
-from weft.kernels.compiler import Input, Loop, compiled, packed, source_of
+from weft.kernels.compiler import Input, Loop, _compiled, compiled, packed, source_of
 from weft.kernels.dtypes import FLOAT32, FLOAT64
 
 
@@ -48,7 +48,7 @@ def test_single_precision_stays_single(tmp_path: Path, monkeypatch: pytest.Monke
     narrow = replace(
         loop, compute=FLOAT32, output=FLOAT32, inputs=tuple(replace(i, dtype=FLOAT32) for i in loop.inputs)
     )
-    kernel = compiled.__wrapped__(narrow)
+    kernel = _compiled.__wrapped__(narrow)
     arrays = [np.ones(40, np.float32) for _ in narrow.inputs]
     kernel(np.empty(40, np.float32), 0, -1, np.ones(20, np.float32), *arrays)
     functions = [f for f in vars(sys.modules[kernel.py_func.__module__]).values() if hasattr(f, "overloads")]
@@ -88,3 +88,16 @@ def test_a_read_only_cache_is_no_obstacle(tmp_path: Path) -> None:
     environment = {"WEFT_CACHE": str(tmp_path / "file" / "cache"), "PATH": "", "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[1.0]\n"
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", b"\x80\x04"])
+def test_damaged_machine_code_is_made_anew(tmp_path: Path, damage: bytes) -> None:
+    program = "import numpy as np, weft; print(weft.merge([{'w': np.ones(1)}])['w'].tolist())"
+    environment = {"WEFT_CACHE": str(tmp_path), "PATH": ""}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "[1.0]\n"
+        for file in tmp_path.rglob("*.nb?"):
+            file.write_bytes(damage)

@@ -75,3 +75,34 @@ def test_a_loop_that_cannot_be_written_out_is_refused() -> None:
 def test_a_name_that_cannot_be_compiled_is_refused() -> None:
     with pytest.raises(TypeError, match="prints uses 'print', which cannot be compiled"):
         constants(prints)
+
+
+@element
+def counts_to_two(tuned):
+    total = 0.0
+    for i in range(2):
+        total += tuned[i]
+    return total
+
+
+@element
+def begins_at_one(tuned):
+    total = 0.0
+    for i in range(1, len(tuned)):
+        total += tuned[i]
+    return total
+
+
+@element
+def assigns(tuned):
+    total = 0.0
+    for theta in tuned:
+        theta = 2.0 * theta
+        total += theta
+    return total
+
+
+@pytest.mark.parametrize("function", [counts_to_two, begins_at_one, assigns])
+def test_what_would_be_compiled_wrongly_is_refused(function) -> None:
+    with pytest.raises(SyntaxError):
+        specialised(function, 3)

@@ -65,11 +65,11 @@ def _parsed(text: bytes, path: Path) -> dict[str, Any]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} occurs twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} occurs twice")
+        found[name] = value
     return found
 
 
@@ -101,6 +101,8 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[int, in
         raise InputError(f"{where}: shape {shape!r} is not a list of sizes", _REMEDY)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
         raise InputError(f"{where}: data_offsets {offsets!r} are not two positions", _REMEDY)
+    if not name.isprintable() or not name:
+        raise InputError(f"{where}: the name is empty or holds characters that cannot be printed", _REMEDY)
     spec = TensorSpec(name, BY_CODE[code], tuple(shape))
     if offsets[1] - offsets[0] != spec.nbytes:
         raise InputError(f"{where}: {spec} needs {spec.nbytes} bytes, data_offsets span {offsets}", _REMEDY)

@@ -93,7 +93,10 @@ def storage(name: str, value: Any, label: str) -> tuple[DType, Array]:
         elif dtype.name.startswith("float8"):
             flat = flat.view(sys.modules["torch"].uint8)
         return dtype, np.asarray(flat.numpy()).view(dtype.storage)
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{label}: {name!r} is a masked array", "fill it first: its mask would be lost")
     if isinstance(value, (np.ndarray, np.generic)):
+        value = value.astype(value.dtype.newbyteorder("="), copy=False)
         dtype = _known(name, value.dtype.name, label)
         return dtype, np.ascontiguousarray(value).reshape(-1).view(dtype.storage)
     raise InputError(

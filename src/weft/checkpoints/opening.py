@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.float8 import dequantized
 from weft.checkpoints.folders import check_index, find_weights
 from weft.checkpoints.foreign import refuse_file, refuse_quantised_folder, refuse_quantised_tensors
 from weft.checkpoints.hub import fetch, is_hub_id
@@ -73,9 +74,10 @@ def open_path(path: Path) -> Checkpoint:
 
 
 def _unquantised(checkpoint: Checkpoint) -> Checkpoint:
+    """Float8 is decoded; other codes are refused."""
     try:
         refuse_quantised_tensors(checkpoint)
+        return dequantized(checkpoint)
     except InputError:
         checkpoint.close()
         raise
-    return checkpoint

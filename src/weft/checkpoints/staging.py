@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from weft.checkpoints.checkpoint import Array
 from weft.checkpoints.layout import Layout
@@ -105,20 +106,37 @@ def staging(target: Path, layout: Layout) -> Iterator[Staging]:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
+    """Keep other processes away. The lock file is removed at the end, by its holder."""
     path = target.parent / f".{target.name}.weft-lock"
-    with path.open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"another merge is writing {target}", "wait for it, or choose another output"
-                ) from None
+    file = _lock(path, target)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+def _lock(path: Path, target: Path) -> IO[str]:
+    while True:
+        file = path.open("w")
+        if fcntl is None:
+            return file
         try:
-            yield
-        finally:
-            with suppress(OSError):
-                path.unlink()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(file, path):
+                return file
+        except BlockingIOError:
+            file.close()
+            raise InputError(f"another merge is writing {target}", "wait for it, or choose another output") from None
+        file.close()  # its last holder removed it between our opening and our locking: lock the new one
+
+
+def _is(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _reserve(descriptor: int, size: int) -> None:
@@ -129,15 +147,20 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _put(finished: Path, target: Path, overwrite: bool) -> None:
+    """Rename into place. What was there is put aside first, and put back if the renaming fails."""
+    if not overwrite and target.exists():
+        raise MergeError(f"{target} appeared while we were merging; nothing was overwritten")
     if not target.is_dir():
         os.replace(finished, target)
         return
-    if not overwrite:
-        raise MergeError(f"{target} appeared while we were merging; nothing was overwritten")
     old = target.parent / f".{target.name}.weft-old"
     shutil.rmtree(old, ignore_errors=True)
     os.rename(target, old)
-    os.rename(finished, target)
+    try:
+        os.rename(finished, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

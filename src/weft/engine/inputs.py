@@ -14,6 +14,7 @@ from weft.checkpoints.hub import Fetched, fetch, is_hub_id
 from weft.checkpoints.opening import open_checkpoint
 from weft.checkpoints.renamed import renamed, without_stray_prefix
 from weft.engine.progress import Progress
+from weft.engine.vocabulary import Settled, fitted, settle_vocabularies
 from weft.errors import InputError, Problem
 from weft.recipes.schema import ModelEntry, Recipe
 
@@ -29,6 +30,7 @@ class Inputs:
         folder: what relative paths are relative to.
         notes: what was done to make them fit, in words.
         fetched: those that came from the Hub, with their revisions.
+        vocabulary: which rows the inputs were given for tokens, and what the output must say of them.
     """
 
     names: tuple[str, ...]
@@ -37,6 +39,7 @@ class Inputs:
     folder: Path
     notes: tuple[str, ...] = ()
     fetched: Mapping[str, Fetched] = field(default_factory=dict)
+    vocabulary: Settled | None = None
     _auxiliary: dict[int, tuple[Any, Checkpoint]] = field(default_factory=dict)
 
     @property
@@ -59,7 +62,9 @@ class Inputs:
     def auxiliary(self, source: Any, label: str) -> Checkpoint:
         """The tensors beside the checkpoints, such as a Fisher; each source is opened once."""
         if id(source) not in self._auxiliary:
-            self._auxiliary[id(source)] = (source, open_checkpoint(_located(source, self.folder), label))
+            checkpoint = open_checkpoint(_located(source, self.folder), label)
+            maps = self.vocabulary.maps.get(label.partition(" of ")[2], {}) if self.vocabulary else {}
+            self._auxiliary[id(source)] = (source, fitted(checkpoint, maps))
         return self._auxiliary[id(source)][1]
 
     def opened(self, source: Any) -> Checkpoint | None:
@@ -106,8 +111,14 @@ def open_inputs(recipe: Recipe, progress: Progress | None = None) -> Inputs:
         raise InputError(problems)
     base = opened.pop("base", None)
     models, notes = _under_common_names(base, list(opened.values()))
-    notes += tuple(f.note for f in fetched.values() if f.note)
-    return Inputs(recipe.names, models, base, recipe.folder, notes, fetched)
+    try:
+        settled = settle_vocabularies(recipe, base, models, _adapters(recipe, fetched))
+    except InputError:
+        for checkpoint in (*models, *([base] if base else [])):
+            checkpoint.close()
+        raise
+    notes += (*(f.note for f in fetched.values() if f.note), *settled.notes)
+    return Inputs(recipe.names, settled.models, settled.base, recipe.folder, notes, fetched, settled)
 
 
 def _opened(entry: ModelEntry, fetched: Mapping[str, Fetched], folder: Path, label: str) -> Checkpoint:
@@ -124,6 +135,16 @@ def _opened(entry: ModelEntry, fetched: Mapping[str, Fetched], folder: Path, lab
     except InputError:
         checkpoint.close()
         raise
+
+
+def _adapters(recipe: Recipe, fetched: Mapping[str, Fetched]) -> dict[str, Path]:
+    """The folders of adapters, by the labels of their models: an adapter may bring a tokenizer of its own."""
+    entries = [(label, entry) for label, entry, _ in _entries(recipe) if entry.adapter is not None]
+    here = {label: fetched.get(f"adapter of {label}") for label, _ in entries}
+    return {
+        label: there.path if (there := here[label]) else _located(entry.adapter, recipe.folder)
+        for label, entry in entries
+    }
 
 
 def _downloaded(hub_id: str, folder: Path, progress: Progress) -> Fetched:

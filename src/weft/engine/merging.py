@@ -191,7 +191,8 @@ def merge_to(
     """
     progress = progress or Progress()
     recipe = _recipe(recipe)
-    target = Path(output).expanduser()
+    named = Path(output).expanduser()
+    target = named.resolve() if named.is_symlink() else named  # what a link points to is replaced, not the link
     began = time.monotonic()
     with _opened(recipe, progress) as inputs:
         made = make_plan(recipe, inputs)
@@ -290,3 +291,5 @@ def _accompany(folder: Path, recipe: Recipe, inputs: Inputs) -> None:
     reference: Checkpoint = inputs.reference
     if reference.path and reference.path.is_dir():
         copy_companions(reference.path, folder, BY_NAME[recipe.output.dtype] if recipe.output.dtype else None)
+        if inputs.vocabulary:
+            inputs.vocabulary.output.write(folder)

@@ -60,8 +60,23 @@ def recipe_text(recipe: Recipe) -> str:
     models = [
         entry.model_dump(mode="python") | {"name": n} for n, entry in zip(recipe.names, recipe.models, strict=True)
     ]
+    parts["parameters"] = _defaults(recipe) | parts["parameters"]
     ordered = {"method": parts.pop("method"), "base": parts.pop("base"), "models": models, **parts}
     return yaml.safe_dump(_plain(ordered), sort_keys=False, allow_unicode=True)
+
+
+def _defaults(recipe: Recipe) -> dict[str, Any]:
+    """Defaults of the method, so that the record keeps its meaning when they change.
+
+    One that another method of the recipe has too, with another default, is left out: it would hold for both.
+    """
+    kinds = [method(name) for name in dict.fromkeys([recipe.method, *(r.method for r in recipe.rules if r.method)])]
+    found = {}
+    for name, info in kinds[0].model_fields.items():
+        defaults = [kind.model_fields[name].default for kind in kinds if name in kind.model_fields]
+        if info.default is not None and all(default == info.default for default in defaults):
+            found[name] = info.default
+    return found
 
 
 def relocated(recipe: Recipe, target: Path) -> Recipe:

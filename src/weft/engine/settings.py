@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from weft.algorithms.method import Share, Total
 from weft.engine.work import Copied, Work
 from weft.errors import InputError
 from weft.kernels.folds import BINS, BLOCK
@@ -61,9 +62,12 @@ def budget(settings: Settings, items: Iterable[Work | Copied]) -> Budget:
             f"workers: {settings.workers} is less than 0", "give a number of threads, or 0 for one per core"
         )
     items = list(items)
-    threads = settings.threads
     width = max((_bytes_per_element(item) for item in items), default=1)
-    tables = max((_table_bytes(item) for item in items), default=0) * (threads + 1)
+    table = _table_bytes(items)
+    threads = settings.threads
+    while not settings.workers and threads > 1 and table * (threads + 1) + threads * width * BLOCK > settings.memory:
+        threads -= 1  # nobody asked for so many
+    tables = table * (threads + 1)
     least = tables + threads * width * BLOCK
     if least > settings.memory:
         told = f"{settings.memory / 1e6:.1f} MB" if settings.memory >= 10**5 else f"{settings.memory} bytes"
@@ -85,5 +89,14 @@ def _bytes_per_element(item: Work | Copied) -> int:
     return inputs + item.spec.dtype.itemsize + 3 * item.compute.itemsize
 
 
-def _table_bytes(item: Work | Copied) -> int:
-    return 2 * 8 * BINS * item.models if isinstance(item, Work) and item.program.statistics else 0
+def _table_bytes(items: Iterable[Work | Copied]) -> int:
+    """What one thread's selection tables may take: one for each model and each set of parameters."""
+    selecting = [
+        (item.method, item.models, 2 if isinstance(statistic.fold, Share) else 1)
+        for item in items
+        if isinstance(item, Work)
+        for statistic in item.program.statistics
+        if not isinstance(statistic.fold, Total)
+    ]
+    settings = len({id(used) for used, _, _ in selecting})
+    return max((8 * BINS * rows * models * settings for _, models, rows in selecting), default=0)

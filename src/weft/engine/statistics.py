@@ -170,6 +170,8 @@ class _Pass:
 
     def _selected(self, fold: Rank | Share) -> dict[tuple[Work, Slot], float]:
         targets = {(work, slot): self._target(fold, work, slot) for work in self._scope.works for slot in self._asked}
+        if isinstance(fold, Rank) and len(self._scope.works) == 1 and self._scope.count <= self._scope.tile:
+            return self._ranked_at_once(targets)
         kind = RankSelection if isinstance(fold, Rank) else ShareSelection
         compute = self._scope.works[0].compute
         selections: dict[Slot, Selection] = {
@@ -178,6 +180,16 @@ class _Pass:
         while unfinished := {slot: s for slot, s in selections.items() if not s.done}:
             self._count(unfinished)
         return {(work, slot): selections[slot].result(target) for (work, slot), target in targets.items()}
+
+    def _ranked_at_once(self, targets: Mapping[tuple[Work, Slot], float]) -> dict[tuple[Work, Slot], float]:
+        """The same order statistics where one tile holds the whole scope: no tables, and one look."""
+        (tile,) = self._scope.tiles()
+        found: dict[tuple[Work, Slot], float] = {}
+        for slot, values in self._evaluated(_Worker(), tile, self._asked):
+            rank = int(targets[tile.item, slot])
+            found[tile.item, slot] = float(np.partition(values, rank - 1)[rank - 1]) if rank else 0.0
+        self._scope.watch.finish_pass()
+        return found
 
     def _count(self, selections: Mapping[Slot, Selection]) -> None:
         def start() -> _Worker:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 from weft.checkpoints.checkpoint import Checkpoint
@@ -13,7 +12,6 @@ from weft.engine.record import LOCK
 from weft.errors import InputError, listed
 
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".yaml", ".yml", ".json")
-_REPLACEABLE = ("*.safetensors", "*.safetensors.index.json")
 
 
 def check_target(target: Path, inputs: Inputs, overwrite: bool) -> None:
@@ -60,18 +58,27 @@ def _check_inputs(target: Path, inputs: Inputs) -> None:
 
 
 def _collides(place: Path, checkpoint: Checkpoint) -> bool:
+    """Whether writing there would touch an input: by name, or by a link to one of its files."""
     if checkpoint.path is None:
         return False
     path = checkpoint.path.resolve()
-    return place == path or place in path.parents or (place.is_file() and path in place.parents)
+    if place == path or place in path.parents or (place.is_file() and path in place.parents):
+        return True
+    return not _identities(place).isdisjoint(_identities(path))
+
+
+def _identities(place: Path) -> set[tuple[int, int]]:
+    """The files at or in a place, links followed, by what the file system knows them by."""
+    files = place.iterdir() if place.is_dir() else (place,)
+    return {(stat.st_dev, stat.st_ino) for file in files if file.is_file() and (stat := file.stat())}
 
 
 def _strangers(folder: Path) -> Iterator[str]:
-    """What lies in an existing output that an earlier merge did not put there; weights may always be replaced."""
+    """What lies in an existing output that an earlier merge did not put there."""
     known = _recorded(folder)
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
-        if path.is_file() and name not in known and not any(fnmatch(name, p) for p in _REPLACEABLE):
+        if not path.is_dir() and name not in known:
             yield name
 
 

@@ -6,15 +6,19 @@ anywhere gives a new file and a stale one can never be used. It is readable: ope
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import inspect
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +28,7 @@ import numpy as np
 import platformdirs
 
 from weft.kernels import codecs
-from weft.kernels.dtypes import FLOAT32, FLOAT64, DType
+from weft.kernels.dtypes import FLOAT64, DType
 from weft.kernels.element import Scalar
 from weft.kernels.specialise import constants, dependencies, specialised
 
@@ -74,7 +78,6 @@ class Loop:
     note: Scalar | None = None
 
 
-@cache
 def compiled(loop: Loop) -> Kernel:
     """Machine code for a loop, from the cache folder when it was made before.
 
@@ -87,8 +90,30 @@ def compiled(loop: Loop) -> Kernel:
         last element of the scope, or -1 when it is in another tensor; `values` holds the numbers in the precision of
         the loop. The kernel holds no lock while it runs.
     """
+    with _COMPILING:
+        return _compiled(loop)
+
+
+_COMPILING = Lock()
+"""Threads that ask for one loop at once shall not make it twice."""
+
+
+@cache
+def _compiled(loop: Loop) -> Kernel:
     source = source_of(loop)
     path = _stored(source)
+    try:
+        kernel = _loaded(source, path)
+        _call_once(loop, kernel)
+    except (EOFError, UnpicklingError, ValueError, ImportError, AttributeError, IndexError):
+        for damaged in (path.parent / "__pycache__").glob(f"{path.stem}.*.nb?"):
+            damaged.unlink(missing_ok=True)
+        kernel = _loaded(source, path)
+        _call_once(loop, kernel)
+    return kernel
+
+
+def _loaded(source: str, path: Path) -> Kernel:
     module = ModuleType(f"weft_kernel_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # machine code from the cache looks its module up by name
@@ -97,16 +122,17 @@ def compiled(loop: Loop) -> Kernel:
     return kernel
 
 
+def _call_once(loop: Loop, kernel: Kernel) -> None:
+    """Compile for the types it will be called with, or load that from the cache, by a call over no elements."""
+    arrays = [np.empty(0, given.dtype.storage) for given in loop.inputs if given.dtype]
+    count = sum(max(count, 1) for _, count in loop.values)
+    kernel(np.empty(0, loop.output.storage), 0, -1, np.ones(count, loop.compute.storage), *arrays)
+
+
 def cache_folder() -> Path:
     """Where compiled kernels are kept: `$WEFT_CACHE`, or the platform's cache folder for applications."""
     chosen = os.environ.get("WEFT_CACHE")
     return (Path(chosen) if chosen else platformdirs.user_cache_path("weft")) / "kernels"
-
-
-def is_cached(loop: Loop) -> bool:
-    """Whether machine code for this loop lies in the cache folder, as far as one can tell without loading it."""
-    name = _name(source_of(loop))
-    return any((cache_folder() / "__pycache__").glob(f"{name}.kernel-*.nbc"))
 
 
 def source_of(loop: Loop) -> str:
@@ -140,7 +166,12 @@ def _functions(loop: Loop) -> Iterator[str]:
     for root in roots:
         wanted.update(dict.fromkeys([*dependencies(root), root]))
     for function in wanted:
-        numbers.update(constants(function))
+        for name, value in constants(function).items():
+            if numbers.setdefault(name, value) != value:
+                raise TypeError(f"{loop.element.__name__}: two constants are called {name!r}; rename one")
+    names = [function.__name__ for function in wanted]
+    if len(set(names)) < len(names):
+        raise TypeError(f"{loop.element.__name__}: two of its functions have one name: {sorted(names)}; rename one")
     yield from (f"{name} = real({value!r})" for name, value in numbers.items())
     for function in wanted:
         yield f"\n@inline\n{specialised(function, loop.models)}"
@@ -152,12 +183,12 @@ def _kernel(loop: Loop) -> Iterator[str]:
     yield '@njit(nogil=True, error_model="numpy", cache=True)'
     yield f"def kernel({', '.join(['out', 'start', 'end', 'values', *arrays])}):"
     yield from (f"    {line}" for line in _unpacked(loop))
-    yield "    count = 0"
-    yield "    for i in range(len(out)):"
-    yield f"        out[i] = {_encoder(loop)}({_call(loop, loop.element)})"
+    yield "    noted_ = 0"
+    yield "    for at_ in range(len(out)):"
+    yield f"        out[at_] = {_encoder(loop)}({_call(loop, loop.element)})"
     if loop.note:
-        yield f"        count += {_call(loop, loop.note)}"
-    yield "    return count"
+        yield f"        noted_ += {_call(loop, loop.note)}"
+    yield "    return noted_"
 
 
 def _unpacked(loop: Loop) -> Iterator[str]:
@@ -182,9 +213,9 @@ def _argument(loop: Loop, name: str) -> str:
     if arrays:
         return f"({' '.join(f'{_decoded(k, given)},' for k, given in arrays)})"
     if name == "index":
-        return "start + i"
+        return "start + at_"
     if name == "last":
-        return "start + i == end"
+        return "start + at_ == end"
     if name in dict(loop.functions):
         return dict(loop.functions)[name].__name__
     if name in dict(loop.values):
@@ -193,7 +224,7 @@ def _argument(loop: Loop, name: str) -> str:
 
 
 def _decoded(k: int, given: Input) -> str:
-    return f"real({given.constant!r})" if given.dtype is None else f"real(decode_{given.dtype.name}(input_{k}[i]))"
+    return f"real({given.constant!r})" if given.dtype is None else f"real(decode_{given.dtype.name}(input_{k}[at_]))"
 
 
 def _encoder(loop: Loop) -> str:
@@ -211,16 +242,26 @@ def _name(source: str) -> str:
 
 def _stored(source: str) -> Path:
     """Write the module where numba can keep machine code beside it; a folder of our own if the cache is read-only."""
-    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"weft-kernels-{os.getpid()}"):
-        path = folder / f"{_name(source)}.py"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or path.read_text() != source:
-                _write_atomically(path, source)
-            return path
-        except OSError:
-            continue
-    raise OSError("neither the cache folder nor the temporary folder can be written; set WEFT_CACHE to one that can")
+    try:
+        return _stored_in(cache_folder(), source)
+    except OSError:
+        return _stored_in(_private_folder(), source)
+
+
+def _stored_in(folder: Path, source: str) -> Path:
+    path = folder / f"{_name(source)}.py"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != source:
+        _write_atomically(path, source)
+    return path
+
+
+@cache
+def _private_folder() -> Path:
+    """A folder that nobody else can write to, gone when the process ends."""
+    folder = tempfile.mkdtemp(prefix="weft-kernels-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -235,4 +276,4 @@ def packed(loop: Loop, values: dict[str, float | tuple[float, ...]]) -> np.ndarr
     for name, count in loop.values:
         value = values[name]
         numbers.extend(value if isinstance(value, tuple) else [value] * max(count, 1))
-    return np.array(numbers, dtype=loop.compute.storage if loop.compute in (FLOAT32, FLOAT64) else np.float32)
+    return np.array(numbers, dtype=loop.compute.storage)

@@ -65,6 +65,8 @@ _ALL = (
     BFLOAT16,
     _dtype("float8_e4m3fn", "F8_E4M3", np.uint8, Kind.OPAQUE),
     _dtype("float8_e5m2", "F8_E5M2", np.uint8, Kind.OPAQUE),
+    _dtype("float8_e4m3fnuz", "F8_E4M3FNUZ", np.uint8, Kind.OPAQUE),
+    _dtype("float8_e5m2fnuz", "F8_E5M2FNUZ", np.uint8, Kind.OPAQUE),
     _dtype("float8_e8m0fnu", "F8_E8M0", np.uint8, Kind.OPAQUE),
     _dtype("complex64", "C64", np.complex64, Kind.OPAQUE),
     _dtype("int64", "I64", np.int64, Kind.EXACT),

@@ -136,18 +136,34 @@ def _bindings(target: ast.expr, iterable: ast.expr, k: int) -> Iterator[tuple[st
     """What each loop variable stands for in the k-th iteration."""
     called = iterable.func.id if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) else ""
     if called in ("zip", "enumerate") and isinstance(target, ast.Tuple) and isinstance(iterable, ast.Call):
+        if iterable.keywords or (called == "enumerate" and len(iterable.args) != 1):
+            raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}")
         sources: list[ast.expr] = list(iterable.args)
         if called == "enumerate":
-            yield from _bindings(target.elts[0], ast.parse("range(0)", mode="eval").body, k)
+            yield from _bindings(target.elts[0], ast.parse("range(len(models))", mode="eval").body, k)
         for name, source in zip(target.elts[called == "enumerate" :], sources, strict=True):
             yield from _bindings(name, source, k)
     elif isinstance(target, ast.Name):
-        value: ast.expr = ast.Constant(k)
-        if called != "range":
-            value = ast.Subscript(copy.deepcopy(iterable), ast.Constant(k), ast.Load())
-        yield target.id, value
+        if called == "range":
+            _check_range(iterable)
+            yield target.id, ast.Constant(k)
+        elif isinstance(iterable, ast.Name):
+            yield target.id, ast.Subscript(copy.deepcopy(iterable), ast.Constant(k), ast.Load())
+        else:
+            raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}: iterate over the models")
     else:
         raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}")
+
+
+def _check_range(iterable: ast.expr) -> None:
+    """The only range is that of the models."""
+    if not (
+        isinstance(iterable, ast.Call)
+        and len(iterable.args) == 1
+        and isinstance(iterable.args[0], ast.Call)
+        and ast.unparse(iterable.args[0].func) == "len"
+    ):
+        raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}: write range(len(models))")
 
 
 class _Substitute(ast.NodeTransformer):
@@ -156,6 +172,8 @@ class _Substitute(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         """A loop variable becomes what it stands for."""
+        if node.id in self.names and not isinstance(node.ctx, ast.Load):
+            raise SyntaxError(f"line {node.lineno}: the loop variable {node.id!r} is assigned to")
         return copy.deepcopy(self.names.get(node.id, node))
 
 

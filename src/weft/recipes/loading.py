@@ -53,10 +53,12 @@ def load_recipe(path: str | Path) -> Recipe:
         parsed = yaml.load(path.read_text("utf-8"), _Loader)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "check the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML: {_one_line(error)}", "mend the syntax there") from None
     if not isinstance(parsed, dict):
         raise InputError(f"{path}: a recipe is a map with `method`, `models` and so on", _REMEDY)
+    if "folder" in parsed:
+        raise InputError(f"{path}: unknown key 'folder'", "relative paths are relative to the recipe")
     return make_recipe({**parsed, "folder": path.parent}, where=f"{path}: ")
 
 

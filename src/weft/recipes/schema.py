@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from weft.kernels.dtypes import BY_NAME, FLOATS
 
-RESERVED = ("base", "drop")
+RESERVED = ("base", "drop", "default")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -128,6 +128,8 @@ class Recipe(_Strict):
             expression, and what to put there.
         output: how the result is stored.
         on_missing: what to do about a tensor that a model lacks: stop, copy the base's, or merge it without that model.
+        vocabulary: which rows the output has when the inputs' vocabularies differ: those of the base's tokens, as many
+            as the largest input has, in place (`pad`), or those of all tokens (`union`); by default that is an error.
         on_nonfinite: what to do when a merged tensor holds values that are not finite: stop, warn or go on in silence.
         folder: what relative paths are relative to: where the recipe lies.
 
@@ -145,6 +147,7 @@ class Recipe(_Strict):
     rename: dict[str, str] = {}
     output: Output = Output()
     on_missing: Literal["error", "base", "skip-model"] = "error"
+    vocabulary: Literal["base", "pad", "union"] | None = None
     on_nonfinite: Literal["error", "warn", "ignore"] = "error"
     folder: Path = Field(default=Path(), exclude=True)
 
@@ -166,7 +169,7 @@ class Recipe(_Strict):
             raise ValueError(f"two models are called {twice.pop()!r}; names must differ")
         reserved = [name for name in given if name in RESERVED]
         if reserved:
-            raise ValueError(f"a model cannot be called {reserved[0]!r}: rules use that word")
+            raise ValueError(f"a model cannot be called {reserved[0]!r}: that word has a meaning of its own")
         return self
 
     @property
