@@ -81,3 +81,47 @@ def listed(names: Iterable[str], most: int = 5) -> str:
     names = list(names)
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+class Gathering:
+    """Collects the problems of several checks, so that all can be told at once.
+
+    Example:
+        >>> problems = Gathering()
+        >>> for what in ("a tensor is missing", "the disk is full"):
+        ...     with problems:
+        ...         raise InputError(what)
+        >>> len(problems.found)
+        2
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+
+    def __enter__(self) -> Gathering:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, InputError):
+            self.found.extend(problem for problem in error.problems if problem not in self.found)
+        return isinstance(error, InputError)
+
+    def tell(self) -> None:
+        """Raise what was found, if anything was.
+
+        Raises:
+            InputError: with all problems.
+        """
+        if self.found:
+            raise InputError(self.found)
+
+
+def labelled(label: str, problem: Problem) -> Problem:
+    """A problem that begins with whose it is, unless it does already.
+
+    Example:
+        >>> labelled("base", Problem("base-model: no such folder")).what
+        'base: base-model: no such folder'
+    """
+    said = problem.what.startswith((f"{label}:", f"{label} "))
+    return problem if said else Problem(f"{label}: {problem.what}", problem.remedy)

@@ -241,3 +241,19 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
     assert "Usage:" in done.stdout
+
+
+def test_mistakes_of_every_stage_are_told_together(models: Path) -> None:
+    save_file({"w": W.T.copy(), "head": W}, models / "b" / "model.safetensors")
+    (models / "out").mkdir()
+    (models / "out" / "notes.txt").write_text("")
+    arguments = ["-m", "ties", "-b", "base", "a", "b", "-o", "out", "--memory", "1kB"]
+    for command in ("merge", "plan"):
+        done = run(models, command, *arguments, "--overwrite", code=2)
+        assert "tensor 'w' has shape [2, 3] in base but [3, 2] in model 'b'" in done.stderr
+        assert "out holds what no merge wrote" in done.stderr
+    (models / "r.yaml").write_text(
+        "method: ties\nmodels: [nowhere, a]\nparameters: {density: 2}\nrules: [{match: x, use: c}]\n"
+    )
+    done = run(models, "plan", "r.yaml", code=2)
+    assert all(what in done.stderr for what in ("no such file or folder", "it should be at most 1", "use: 'c' is not"))

@@ -96,11 +96,16 @@ class Adapted(Checkpoint):
             scale(values, start, product.columns, self._length_factors(name, product.magnitude))
         return values
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As the base."""
+        return self._base.notes
+
     def stored_dtype(self, name: str) -> DType:
         """The format in which a tensor is stored: the base's, or the adapter's for one that only it has."""
         change = self._changes.get(name)
         if name in self._base.tensors:
-            return self._base.tensors[name].dtype
+            return self._base.stored_dtype(name)
         return self._adapter.tensors[change.source].dtype if change and change.source else self.tensors[name].dtype
 
     def file_of(self, name: str) -> str:

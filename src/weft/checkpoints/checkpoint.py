@@ -81,6 +81,11 @@ class Checkpoint(ABC):
         return self.tensors[name].dtype
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about how it is read."""
+        return ()
+
+    @property
     @abstractmethod
     def is_resident(self) -> bool:
         """Whether the numbers are in memory already, so that reading again costs nothing."""

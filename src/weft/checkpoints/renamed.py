@@ -12,7 +12,7 @@ from weft.checkpoints.checkpoint import Array, Checkpoint
 from weft.errors import InputError, Problem, listed
 from weft.kernels.dtypes import DType
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.", "base_model.")
 """What data-parallel wrappers, compiled modules and task heads put before the names of a model's tensors."""
 
 
@@ -45,6 +45,11 @@ class Renamed(Checkpoint):
         old = self._names[name]
         where = self._inner.file_of(old)
         return where if old == name else f"{where}, there called {old!r}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As the inner checkpoint."""
+        return self._inner.notes
 
     def stored_dtype(self, name: str) -> DType:
         """As the inner checkpoint."""

@@ -60,7 +60,7 @@ def merge(
             return
         recipe = asking.asked_recipe(what or [], method, base, parameter or [], dtype, shard_size)
         if dry_run:
-            show_plan(recipe, output, memory, workers, as_json)
+            show_plan(recipe, output, overwrite, memory, workers, as_json)
             return
         with Shown(quiet or as_json) as progress:
             target = _named(output)

@@ -27,6 +27,9 @@ def plan(
     shard_size: asking.ShardSize = None,
     memory: asking.Memory = "2GiB",
     workers: asking.Workers = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="The merge may replace an output that exists.")
+    ] = False,
     as_json: asking.AsJson = False,
 ) -> None:
     """Say what a merge would do: bytes, passes, memory, disk, time, and what happens to which tensors.
@@ -40,17 +43,17 @@ def plan(
 
     with reported(as_json):
         recipe = asking.asked_recipe(what, method, base, parameter or [], dtype, shard_size)
-        show_plan(recipe, output, memory, workers, as_json)
+        show_plan(recipe, output, overwrite, memory, workers, as_json)
 
 
-def show_plan(recipe: Recipe, output: Path | None, memory: str, workers: int, as_json: bool) -> None:
+def show_plan(recipe: Recipe, output: Path | None, overwrite: bool, memory: str, workers: int, as_json: bool) -> None:
     """Make a plan and print it."""
     import json
     from dataclasses import asdict
 
     from weft.engine.merging import plan
 
-    told = plan(recipe, output=output, memory=memory, workers=workers)
+    told = plan(recipe, output=output, overwrite=overwrite, memory=memory, workers=workers)
     if as_json:
         typer.echo(json.dumps({"ok": True, **asdict(told)}, indent=2))
     else:

@@ -15,7 +15,7 @@ from weft.checkpoints.opening import open_checkpoint
 from weft.checkpoints.renamed import renamed, without_stray_prefix
 from weft.engine.progress import Progress
 from weft.engine.vocabulary import Settled, fitted, settle_vocabularies
-from weft.errors import InputError, Problem
+from weft.errors import InputError, Problem, labelled
 from weft.recipes.schema import ModelEntry, Recipe
 
 
@@ -102,13 +102,12 @@ def open_inputs(recipe: Recipe, progress: Progress | None = None) -> Inputs:
                     fetched[of] = _downloaded(source, recipe.folder, progress or Progress())
             opened[label] = renamed(_opened(entry, fetched, recipe.folder, label), changes)
         except InputError as error:
-            problems += [
-                p if p.what.startswith(label) else Problem(f"{label}: {p.what}", p.remedy) for p in error.problems
-            ]
+            problems += [labelled(label, problem) for problem in error.problems]
     if problems:
         for checkpoint in opened.values():
             checkpoint.close()
         raise InputError(problems)
+    read = tuple(note for checkpoint in opened.values() for note in checkpoint.notes)
     base = opened.pop("base", None)
     models, notes = _under_common_names(base, list(opened.values()))
     try:
@@ -117,7 +116,7 @@ def open_inputs(recipe: Recipe, progress: Progress | None = None) -> Inputs:
         for checkpoint in (*models, *([base] if base else [])):
             checkpoint.close()
         raise
-    notes += (*(f.note for f in fetched.values() if f.note), *settled.notes)
+    notes += (*read, *(f.note for f in fetched.values() if f.note), *settled.notes)
     return Inputs(recipe.names, settled.models, settled.base, recipe.folder, notes, fetched, settled)
 
 

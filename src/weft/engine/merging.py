@@ -24,12 +24,13 @@ from weft.engine.lineage import strangers
 from weft.engine.planning import Plan, make_plan
 from weft.engine.progress import Progress
 from weft.engine.record import write_record
-from weft.engine.settings import Settings, budget
+from weft.engine.settings import Budget, Settings, budget
 from weft.engine.target import check_target
 from weft.engine.work import Work
-from weft.errors import InputError
+from weft.errors import Gathering, InputError
 from weft.kernels.dtypes import BY_NAME
 from weft.recipes.loading import load_recipe, make_recipe
+from weft.recipes.resolving import Resolver
 from weft.recipes.schema import Recipe, parse_size
 
 RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
@@ -68,6 +69,7 @@ def merge(
     method: str = "linear",
     rules: Sequence[Mapping[str, Any]] = (),
     dtype: Any = None,
+    vocabulary: Literal["base", "pad", "union"] | None = None,
     on_missing: Literal["error", "base", "skip-model"] = "error",
     on_nonfinite: Literal["error", "warn", "ignore"] = "error",
     memory: int | str = "2GiB",
@@ -84,6 +86,7 @@ def merge(
         rules: over tensor names, as in a recipe.
         dtype: the output's number format, a name or a torch dtype; by default the base's, or the first model's, tensor
             by tensor.
+        vocabulary: whose rows an embedding has when the models' vocabularies differ, as in a recipe.
         on_missing: what to do about a tensor that a model lacks, as in a recipe.
         on_nonfinite: what to do when a merged tensor holds values that are not finite.
         memory: bytes for tiles and tables beside the models and the result.
@@ -106,7 +109,7 @@ def merge(
     progress = progress or Progress()
     parts = {"method": method, "base": base, "rules": rules, "parameters": parameters}
     output = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
-    policies = {"on_missing": on_missing, "on_nonfinite": on_nonfinite}
+    policies = {"vocabulary": vocabulary, "on_missing": on_missing, "on_nonfinite": on_nonfinite}
     recipe = make_recipe({**parts, "models": _entries(models), "output": output, **policies})
     with _opened(recipe, progress) as inputs:
         made = make_plan(recipe, inputs)
@@ -123,6 +126,7 @@ def plan(
     recipe: RecipeLike,
     *,
     output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     memory: int | str = "2GiB",
     workers: int = 0,
 ) -> Forecast:
@@ -131,6 +135,7 @@ def plan(
     Args:
         recipe: as for `merge_to`.
         output: where it would go; its disk is then looked at.
+        overwrite: whether it may replace what is there.
         memory: as for `merge_to`.
         workers: as for `merge_to`.
 
@@ -145,13 +150,34 @@ def plan(
         (48, 24, 1)
     """
     recipe = _recipe(recipe)
+    target = Path(output).expanduser() if output is not None else None
     with _opened(recipe) as inputs:
-        made = make_plan(recipe, inputs)
-        target = Path(output).expanduser() if output is not None else None
-        if target is not None:
-            _check_space(target, _laid_out(made, recipe, inputs, target))
         settings = Settings(_bytes(memory), workers)
+        made, _ = _checked(recipe, inputs, settings, target, overwrite)
         return forecast(made, recipe.method, settings, tuple(_described(inputs)), target)
+
+
+def _checked(
+    recipe: Recipe, inputs: Inputs, settings: Settings, target: Path | None, overwrite: bool
+) -> tuple[Plan, Budget]:
+    """The plan and the budget, after every check; what they find is told at once."""
+    problems = Gathering()
+    made, divided = None, None
+    with problems:
+        made = make_plan(recipe, inputs)
+    if target is not None:
+        with problems:
+            check_target(target, inputs, overwrite)
+    if made is not None:
+        with problems:
+            divided = budget(settings, made.items)
+    if made is not None and target is not None:
+        with problems:
+            _check_space(target, _laid_out(made, recipe, inputs, target))
+    problems.tell()
+    assert made is not None
+    assert divided is not None
+    return made, divided
 
 
 def _described(inputs: Inputs) -> Iterator[dict[str, Any]]:
@@ -195,11 +221,8 @@ def merge_to(
     target = named.resolve() if named.is_symlink() else named  # what a link points to is replaced, not the link
     began = time.monotonic()
     with _opened(recipe, progress) as inputs:
-        made = make_plan(recipe, inputs)
-        check_target(target, inputs, overwrite)
+        made, divided = _checked(recipe, inputs, Settings(_bytes(memory), workers), target, overwrite)
         layout = _laid_out(made, recipe, inputs, target)
-        divided = budget(Settings(_bytes(memory), workers), made.items)
-        _check_space(target, layout)
         before = (*made.warnings, *strangers(made.works, recipe.names))
         _warn(before, progress)
         with staging(target, layout) as area:
@@ -253,7 +276,12 @@ def _entries(models: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
 
 @contextmanager
 def _opened(recipe: Recipe, progress: Progress | None = None) -> Iterator[Inputs]:
-    inputs = open_inputs(recipe, progress)
+    problems = Gathering()
+    with problems:
+        Resolver(recipe)  # a slip in the parameters is told with the files that are missing
+    with problems:
+        inputs = open_inputs(recipe, progress)
+    problems.tell()
     try:
         yield inputs
     finally:

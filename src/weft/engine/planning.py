@@ -12,7 +12,7 @@ from weft.engine.inputs import Inputs
 from weft.engine.kinship import empty, strangers, unequal_stacks
 from weft.engine.tied import Tied, same_numbers, tied_groups
 from weft.engine.work import Copied, Key, Operand, Work
-from weft.errors import InputError, Problem, listed, nearest
+from weft.errors import InputError, Problem, labelled, listed, nearest
 from weft.kernels.dtypes import BY_NAME, DType, Kind, compute_dtype
 from weft.kernels.element import element
 from weft.recipes.resolving import Action, Drop, Merge, Resolver, Use
@@ -148,9 +148,7 @@ class _Planner:
                 try:
                     checkpoint = self._inputs.auxiliary(source, of)
                 except InputError as error:
-                    self._problems += [
-                        p if p.what.startswith(of) else Problem(f"{of}: {p.what}", p.remedy) for p in error.problems
-                    ]
+                    self._problems += [labelled(of, problem) for problem in error.problems]
                     continue
                 self._problems += _unreadable_figures(self._program(used), checkpoint, of)
 
@@ -361,7 +359,8 @@ def _check_complete(
     missing = [label for label in holders if label not in found]
     if not missing:
         return
-    near = nearest(name, holders[missing[0]][0].tensors.keys() - {name}) if hint else ""
+    shared = {known for operand in found.values() for known in operand.checkpoint.tensors} if hint else set()
+    near = nearest(name, holders[missing[0]][0].tensors.keys() - shared) if hint else ""
     lacking = ", ".join(_placed(label, holders[label][0]) for label in missing)
     uses = [f"`use: {label.removeprefix('model ').strip(chr(39))}`" for label in found]
     remedy = f"add a rule for it: {', '.join(uses[:2])} or `use: drop`; or choose a policy with `on_missing:`"

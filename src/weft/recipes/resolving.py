@@ -10,7 +10,7 @@ from typing import Any
 
 from weft.algorithms.method import Method
 from weft.algorithms.registry import method
-from weft.errors import InputError, Problem, nearest
+from weft.errors import Gathering, InputError, Problem, nearest
 from weft.recipes.schema import Recipe, Rule
 
 
@@ -63,8 +63,14 @@ class Resolver:
         self._names = recipe.names
         self._own = [entry.parameters for entry in recipe.models]
         _check_parameters(recipe)
-        self._rules = [(_matcher(rule.match), self._decide(rule)) for rule in recipe.rules]
-        self._default = self._merge(recipe.method, {})
+        problems = Gathering()
+        self._rules: list[tuple[Callable[[str], bool], Action]] = []
+        for rule in recipe.rules:
+            with problems:
+                self._rules.append((_matcher(rule.match), self._decide(rule)))
+        with problems:
+            self._default = self._merge(recipe.method, {})
+        problems.tell()
         self._used = [0] * len(self._rules)
 
     def action(self, name: str) -> Action:
