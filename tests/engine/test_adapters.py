@@ -89,3 +89,19 @@ def test_problems_of_an_adapter_name_the_model(folder: Path) -> None:
         weft.merge_to(
             {"method": "linear", "models": [{"path": "base", "adapter": "x"}], "folder": folder}, folder / "out"
         )
+
+
+def test_a_trained_embedding_goes_before_its_resized_copy(folder: Path) -> None:
+    """peft writes both when an embedding of a resized model is among `modules_to_save`."""
+    meant = adapter(folder / "x", 1, 4, ("q",))
+    file = folder / "x" / "adapter_model.safetensors"
+    stem = "base_model.model.norm"
+    trained = {
+        f"{stem}.modules_to_save.weight": np.full(16, 2, np.float32),
+        f"{stem}.weight": np.full(16, 3, np.float32),
+    }
+    save_file(load_file(file) | trained, file)
+    weft.merge_to({"method": "linear", "models": [{"path": "base", "adapter": "x"}], "folder": folder}, folder / "out")
+    merged = load_file(folder / "out" / "model.safetensors")
+    assert merged["norm.weight"].tolist() == [2.0] * 16
+    np.testing.assert_allclose(merged["layers.0.q.weight"], meant["layers.0.q.weight"], rtol=2**-10, atol=1e-6)

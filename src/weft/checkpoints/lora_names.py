@@ -85,11 +85,20 @@ def _sorted(adapter: Checkpoint) -> tuple[Contents, list[Problem]]:
             problems.append(Problem(what, MERGE_FIRST))
             continue
         known, key = (whole, plain(name)) if factor is None else _place(factor, modules)
+        if key in known and known is whole and (saved := _trained([known[key], name])):
+            whole[key] = saved
+            continue
         if key in known:
             what = f"{adapter.file_of(name)}: {known[key]!r} and {name!r} are two adapters for one tensor"
             problems.append(Problem(what, "save one adapter alone: save_pretrained(selected_adapters=[...])"))
         known[key] = name
     return Contents(modules, whole), problems
+
+
+def _trained(names: list[str]) -> str:
+    """Of two names for one whole tensor the trained copy: peft saves a resized embedding twice."""
+    saved = [name for name in names if ".modules_to_save." in name]
+    return saved[0] if len(saved) == 1 else ""
 
 
 def _place(factor: re.Match[str], modules: dict[str, Module]) -> tuple[dict[str, str], str]:
