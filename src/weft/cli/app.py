@@ -12,6 +12,7 @@ from weft.cli.merge import merge
 from weft.cli.methods import methods
 from weft.cli.plan import plan
 from weft.cli.schema import schema
+from weft.cli.verify import verify
 
 app = typer.Typer(
     name="weft",
@@ -26,6 +27,7 @@ app.command()(plan)
 app.command()(methods)
 app.command()(schema)
 app.command()(doctor)
+app.command()(verify)
 
 
 def _show_version(wanted: bool) -> None:

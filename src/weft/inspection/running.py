@@ -1,0 +1,254 @@
+"""A model, loaded with transformers and run: what it writes after a prompt, how well it predicts texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from weft.errors import InputError
+
+NEW_TOKENS = 20
+LONGEST = 512
+"""Tokens of a text that are scored."""
+
+
+class CannotRunError(Exception):
+    """The model cannot be loaded, or does not do what is asked of it; the text says why."""
+
+
+class OtherKindError(CannotRunError):
+    """The model loads, but is not of the kind that can be asked this."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One thing to predict.
+
+    Attributes:
+        target: what is to be predicted.
+        source: what an encoder reads; empty for models without one.
+    """
+
+    target: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote.
+
+    Attributes:
+        text: in words.
+        tokens: ids of the new tokens.
+        finite: whether every score was a number.
+        level: whether, at some token, all scores were equal, so that nothing was chosen.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finite: bool
+    level: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that can be run.
+
+    Attributes:
+        model, tokenizer: as transformers has them.
+        missing: tensors that the architecture has and the checkpoint lacks; they hold random numbers.
+        unexpected: tensors of the checkpoint that the architecture has no use for.
+        misshapen: tensors with another shape than the architecture's, each with both.
+    """
+
+    model: Any
+    tokenizer: Any
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether it reads one text and writes another."""
+        return bool(self.model.config.is_encoder_decoder)
+
+    @property
+    def rows(self) -> int:
+        """Among how many tokens it chooses."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+
+def load(path: Path, tokenizer_from: Path) -> Loaded:
+    """Load a model from a folder; nothing is downloaded, and no code from the folder is run.
+
+    Args:
+        path: the model's folder.
+        tokenizer_from: whose tokenizer to take if the folder has none.
+
+    Raises:
+        InputError: if torch or transformers are not installed.
+        CannotRunError: if transformers cannot load it.
+    """
+    transformers = _transformers()
+    with _quiet(transformers):
+        try:
+            config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+            model, told = _kind(transformers, config).from_pretrained(
+                path, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+            model.eval()
+            tokenizer = _tokenizer(transformers, path, tokenizer_from)
+        except Exception as error:  # whatever a model's own code raises is an answer to "does it load?"
+            raise CannotRunError(_first_line(error)) from error
+    misshapen = tuple(" ".join(str(part) for part in entry) for entry in sorted(map(_parts, told["mismatched_keys"])))
+    return Loaded(model, tokenizer, _sorted(told["missing_keys"]), _sorted(told["unexpected_keys"]), misshapen)
+
+
+def continued(loaded: Loaded, prompt: str) -> Continuation:
+    """What the model writes after a prompt, always choosing the likeliest token.
+
+    Raises:
+        OtherKindError: if it is no model that writes.
+        CannotRunError: if it fails.
+    """
+    torch = import_module("torch")
+    if not loaded.model.can_generate():
+        raise OtherKindError(f"{type(loaded.model).__name__} does not write text")
+    inputs = _encoded(loaded, prompt)
+    with torch.inference_mode(), _quiet(_transformers()):
+        try:
+            made = loaded.model.generate(
+                **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1,
+                output_logits=True, return_dict_in_generate=True, pad_token_id=_padding(loaded),
+            )  # fmt: skip
+        except Exception as error:  # as above: a model that cannot be run is what we are looking for
+            raise CannotRunError(_first_line(error)) from error
+    scores = torch.cat([step.float() for step in made.logits])
+    tokens = made.sequences[0, -len(made.logits) :].tolist()
+    finite = not bool((scores.isnan() | scores.isposinf()).any())
+    level = finite and bool((scores.amax(-1) == scores.amin(-1)).any())
+    return Continuation(loaded.tokenizer.decode(tokens, skip_special_tokens=True), tuple(tokens), finite, level)
+
+
+def loss(loaded: Loaded, texts: Sequence[Text]) -> float:
+    """The mean negative log-likelihood of the texts' tokens, in nats for each token.
+
+    Raises:
+        OtherKindError: if it is no language model.
+        CannotRunError: if it fails, or no text has a token to predict.
+    """
+    torch = import_module("torch")
+    total, count = 0.0, 0
+    with torch.inference_mode(), _quiet(_transformers()):
+        for text in texts:
+            inputs, labels = _scored(loaded, text)
+            try:
+                made = loaded.model(**inputs)
+            except Exception as error:  # as above
+                raise CannotRunError(_first_line(error)) from error
+            if "logits" not in made:
+                raise OtherKindError(f"{type(loaded.model).__name__} does not predict the next token")
+            logits = made.logits[0].float()
+            logits = logits if loaded.has_encoder else logits[:-1]
+            if logits.shape != (len(labels), logits.shape[-1]) or logits.shape[-1] <= int(max(labels, default=0)):
+                raise OtherKindError(f"{type(loaded.model).__name__} does not predict the next token")
+            total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum")) if len(labels) else 0.0
+            count += len(labels)
+    if count == 0:
+        raise CannotRunError("the texts have no token to predict")
+    return total / count
+
+
+def _scored(loaded: Loaded, text: Text) -> tuple[dict[str, Any], Any]:
+    """What the model is given, and which token it should find likely at each place."""
+    if loaded.has_encoder:
+        labels = _encoded(loaded, text.target)["input_ids"]
+        return {**_encoded(loaded, text.source), "labels": labels}, labels[0]
+    inputs = _encoded(loaded, text.target)
+    return inputs, inputs["input_ids"][0][1:]
+
+
+def _encoded(loaded: Loaded, text: str) -> dict[str, Any]:
+    if loaded.tokenizer is None:
+        raise CannotRunError("there is no tokenizer")
+    made = loaded.tokenizer(text, return_tensors="pt", truncation=True, max_length=LONGEST)
+    if made["input_ids"].shape[1] == 0:
+        raise CannotRunError("the tokenizer makes no token of the text")
+    if int(made["input_ids"].max()) >= loaded.rows:
+        raise CannotRunError(f"the tokenizer makes token {int(made['input_ids'].max())}, but there are {loaded.rows}")
+    return {key: made[key] for key in ("input_ids", "attention_mask") if key in made}
+
+
+def _padding(loaded: Loaded) -> int:
+    """Some token to fill up with, which one prompt alone never needs; asked for all the same."""
+    end = loaded.model.generation_config.eos_token_id
+    end = end[0] if isinstance(end, list) else end
+    return int(end) if end is not None else 0
+
+
+def _kind(transformers: Any, config: Any) -> Any:
+    """The class that the config names; one that writes text, where transformers does not know that class."""
+    names = getattr(config, "architectures", None) or ()
+    known = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    if known is not None:
+        return known
+    return transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+
+
+def _tokenizer(transformers: Any, path: Path, otherwise: Path) -> Any:
+    for place in dict.fromkeys((path, otherwise)):
+        if any((place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
+            return transformers.AutoTokenizer.from_pretrained(place, local_files_only=True)
+    return None
+
+
+def _transformers() -> Any:
+    try:
+        import_module("torch")
+        return import_module("transformers")
+    except ImportError:
+        what = "--generate and --score need torch and transformers, which are not installed"
+        raise InputError(what, 'pip install "weft[torch]" transformers') from None
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without bars and reports of the library's own; what matters in them, we tell."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(log.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _parts(entry: Any) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else tuple(str(list(p)) if not isinstance(p, str) else p for p in entry)
+
+
+def _sorted(names: Any) -> tuple[str, ...]:
+    return tuple(sorted(names))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def uniform(rows: int) -> float:
+    """The loss of guessing: every token equally likely.
+
+    Example:
+        >>> round(uniform(1000), 3)
+        6.908
+    """
+    return math.log(rows)
