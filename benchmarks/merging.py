@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="2 layers and a small vocabulary")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--skip", default="", help="leave out contenders whose name contains this")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     console = Console()
@@ -121,6 +122,7 @@ def main() -> None:
         console.print(f"[dim]writing {name}[/]")
         write_model(folder / name, specs, seed=seed, change=0.001 if seed else 0.0)
     every = contenders(folder, sum(spec.nbytes for spec in specs))
+    every = [c for c in every if not options.skip or options.skip not in c.name]
     measure(every, options.rounds, console)
     console.print(table(every))
     if options.json:
