@@ -229,6 +229,8 @@ def test_what_the_architecture_lacks_or_has_no_use_for(home: Path, tmp_path: Pat
     lost = "LlamaForCausalLM needs 1 tensors that are missing: model.layers.1.mlp.up_proj.weight"
     told(verdict, lost, "load", "error")
     told(verdict, "LlamaForCausalLM has no use for 1 tensors: extra", "load", "warning")
+    assert verdict.trials == ()
+    assert f"{out} was not run: it would hold random numbers" in verdict.skipped
     change(out / "config.json", intermediate_size=44)
     complains(out, "have not the shape that LlamaForCausalLM expects: ", "load", generate=PROMPT)
 

@@ -177,6 +177,12 @@ def test_suspicious(tmp_path: Path, name: str) -> None:
     assert verify(out, numbers=False).ok
 
 
+def test_an_embedding_of_an_unknown_name(tmp_path: Path) -> None:
+    config = {"architectures": ["NewForCausalLM"], "vocab_size": 21, "hidden_size": 8}
+    folder = model(tmp_path / "m", config, {"tokens.table": (20, 8)})
+    complains(folder, "config.json says vocab_size 21, but no tensor has that size", "config")
+
+
 def test_a_tie_that_broke(tmp_path: Path) -> None:
     out = merged(tmp_path, tied=True)
     copy = "model.embed_tokens.weight"

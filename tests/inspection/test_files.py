@@ -65,7 +65,7 @@ SHARDED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "swapped shards": (
         lambda o: swap(shard(o, 0), shard(o, 1)),
-        "is in model-00001-of-00004.safetensors, which does not hold them; model-00002-of-00004.safetensors does",
+        "are in model-00001-of-00004.safetensors, which does not hold them; model-00002-of-00004.safetensors does",
         "index",
     ),
     "a stale shard of another sharding": (

@@ -8,9 +8,10 @@ from typing import Any
 
 from weft.algorithms.method import Method, Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
+from weft.checkpoints.comparing import same_numbers
 from weft.engine.inputs import Inputs
 from weft.engine.kinship import empty, strangers, unequal_stacks
-from weft.engine.tied import Tied, same_numbers, tied_groups
+from weft.engine.tied import Tied, tied_groups
 from weft.engine.work import Copied, Key, Operand, Work
 from weft.errors import InputError, Problem, labelled, listed, nearest
 from weft.kernels.dtypes import BY_NAME, DType, Kind, compute_dtype

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
+from weft.checkpoints.comparing import same_numbers
 from weft.checkpoints.tokens import Vocabulary, VocabularyFiles, find_vocabulary
 from weft.errors import InputError
 from weft.kernels.dtypes import Kind
@@ -128,7 +129,6 @@ class Table:
 
 
 def _are_one(checkpoint: Checkpoint, a: str, b: str) -> bool:
-    from weft.engine.tied import same_numbers  # which needs opened inputs, and those need this module
 
     tied = checkpoint.tied
     return tied.get(a, a) == tied.get(b, b) or same_numbers(checkpoint, a, checkpoint, b)

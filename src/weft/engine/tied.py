@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.comparing import same_numbers
 from weft.engine.inputs import Inputs
 from weft.errors import Problem
 
 _SAMPLE = 512
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,3 @@ def _equal(checkpoint: Checkpoint, a: str, b: str) -> bool:
     if not {a, b} <= checkpoint.tensors.keys() or checkpoint.tied.get(a, a) == checkpoint.tied.get(b, b):
         return True
     return same_numbers(checkpoint, a, checkpoint, b)
-
-
-def same_numbers(one: Checkpoint, a: str, other: Checkpoint, b: str) -> bool:
-    """Whether two tensors have one format, one shape and the same bytes; read in pieces."""
-    spec, twin = one.tensors[a], other.tensors[b]
-    if (spec.dtype, spec.shape) != (twin.dtype, twin.shape):
-        return False
-    buffers = np.empty((2, _CHUNK * spec.dtype.itemsize), np.uint8)
-    for start in range(0, spec.size, _CHUNK):
-        stop = min(start + _CHUNK, spec.size)
-        left, right = one.read(a, start, stop, buffers[0]), other.read(b, start, stop, buffers[1])
-        if not np.array_equal(left.view(np.uint8), right.view(np.uint8)):
-            return False
-    return True

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array
-from weft.engine.tied import same_numbers
+from weft.checkpoints.comparing import same_numbers
 from weft.engine.work import Key, Operand, Work
 from weft.errors import InputError, Problem
 from weft.kernels.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType

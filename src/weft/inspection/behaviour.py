@@ -80,6 +80,8 @@ def behaves(subject: Subject, prompt: str | None, texts: Path | None, progress: 
     progress.phase(f"running {subject.path}", 0)
     try:
         own, findings = _own(subject, subject.folder, task)
+        if own is None:
+            return Report(tuple(findings), (f"{subject.path} was not run: it would hold random numbers",))
     except OtherKindError as error:
         return Report(skipped=(f"{subject.path} was not run: {error}",))
     except CannotRunError as error:
@@ -90,11 +92,13 @@ def behaves(subject: Subject, prompt: str | None, texts: Path | None, progress: 
     return Report(judged, tuple(skipped), tuple(answer.as_trial() for answer in (own, *parents)))
 
 
-def _own(subject: Subject, folder: Path, task: Task) -> tuple[Answer, list[Finding]]:
+def _own(subject: Subject, folder: Path, task: Task) -> tuple[Answer | None, list[Finding]]:
+    """The model's answer, if it is all there, and what came up when it was loaded."""
     from weft.inspection.running import load
 
     loaded = load(folder, folder)
-    return _answer("output", folder, loaded, task), list(_load_report(subject, loaded))
+    whole = not loaded.missing and not loaded.misshapen
+    return _answer("output", folder, loaded, task) if whole else None, list(_load_report(subject, loaded))
 
 
 def _load_report(subject: Subject, loaded: Loaded) -> Iterator[Finding]:

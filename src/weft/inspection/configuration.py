@@ -132,7 +132,8 @@ def sizes_occur(subject: Subject) -> Iterator[Finding]:
     sizes = {size for spec in subject.tensors.values() for size in spec.shape}
     has_experts = any("expert" in key for key in subject.config)  # where every layer has some, none may be dense
     keys = ("hidden_size", "d_model", "n_embd", *(() if has_experts else _INNER))
-    for fact in stated(subject.config, ("vocab_size", *keys) if is_language_model(subject.config) else keys):
+    embeds = is_language_model(subject.config) and not called(subject.tensors, INPUT_EMBEDDINGS)  # by no known name
+    for fact in stated(subject.config, ("vocab_size", *keys) if embeds else keys):
         fused = fact.key in _INNER and {2 * fact.value, fact.value // 2} & sizes
         if not fact.nested and fact.value > 0 and fact.value not in sizes and not fused:
             certain = fact.key not in _INNER or called(subject.tensors, _INNER_NAMES)

@@ -39,9 +39,9 @@ def index_agrees(subject: Subject) -> Iterator[Finding]:
             holder = subject.holders.get(name)
             lost[shard, Path(holder.file_of(name)).name if holder else None].append(name)
     for (shard, holder_name), names in lost.items():
-        where = f"which does not hold {'it' if len(names) == 1 else 'them'}"
-        where += f"; {holder_name} does" if holder_name else ""
-        what = f"{index}: says that {listed(map(repr, names), 3)} is in {shard}, {where}"
+        verb, them = ("is", "it") if len(names) == 1 else ("are", "them")
+        where = f"which does not hold {them}" + (f"; {holder_name} does" if holder_name else "")
+        what = f"{index}: says that {listed(map(repr, names), 3)} {verb} in {shard}, {where}"
         remedy = "were the shards swapped or renamed? give them their own names back" if holder_name else _REWRITE
         yield Finding("error", "index", what, remedy)
     unlisted = [name for name in subject.tensors if name not in weight_map]
