@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from weft.engine.merging import Report, merge, merge_to, plan
     from weft.engine.progress import Progress
     from weft.errors import InputError, MergeError, Problem, WeftError
+    from weft.inspection.findings import Verdict
+    from weft.inspection.verify import verify
     from weft.recipes.loading import load_recipe
     from weft.recipes.schema import Recipe
 
@@ -30,6 +32,8 @@ _HOME = {
     "Method": "weft.algorithms.method",
     "Recipe": "weft.recipes.schema",
     "load_recipe": "weft.recipes.loading",
+    "verify": "weft.inspection.verify",
+    "Verdict": "weft.inspection.findings",
     "WeftError": "weft.errors",
     "InputError": "weft.errors",
     "MergeError": "weft.errors",
@@ -45,6 +49,7 @@ __all__ = [
     "Progress",
     "Recipe",
     "Report",
+    "Verdict",
     "WeftError",
     "__version__",
     "load_recipe",
@@ -53,6 +58,7 @@ __all__ = [
     "method",
     "methods",
     "plan",
+    "verify",
 ]
 
 

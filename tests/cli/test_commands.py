@@ -231,7 +231,7 @@ def test_a_merge_of_files_never_imports_torch(models: Path) -> None:
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["methods", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["methods", "--help"], ["verify", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom weft.cli.app import app\n"

@@ -131,7 +131,7 @@ def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[st
         "environment": dict(_environment()),
         "inputs": fingerprints(inputs),
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
-        "outputs": {shard.name: _output(folder / shard.name, shard.size, hashes) for shard in layout.shards},
+        "outputs": dict(_outputs(folder, layout, hashes)),
     }
 
 
@@ -161,8 +161,16 @@ def _fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"tensors": len(told), "bytes": sum(s.nbytes for s in checkpoint.tensors.values()), "header_sha256": digest}
 
 
-def _output(path: Path, size: int, hashes: bool) -> dict[str, Any]:
-    return {"size": size, "blake3": content_hash(path)} if hashes else {"size": size}
+def _outputs(folder: Path, layout: Layout, hashes: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The shards' sizes and headers; with hashes all bytes of every file, which may then not be edited any more."""
+    for shard in layout.shards:
+        told: dict[str, Any] = {"size": shard.size, "header_sha256": hashlib.sha256(shard.header).hexdigest()}
+        yield shard.name, told | ({"blake3": content_hash(folder / shard.name)} if hashes else {})
+    shards = {shard.name for shard in layout.shards}
+    for path in sorted(folder.rglob("*")) if hashes else ():
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in shards:
+            yield name, {"size": path.stat().st_size, "blake3": content_hash(path)}
 
 
 def content_hash(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from weft.checkpoints.checkpoint import TensorSpec
-from weft.engine.tied import same_numbers
+from weft.checkpoints.comparing import same_numbers
 from weft.errors import MergeError
 from weft.inspection.configuration import INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS, called, is_language_model
 from weft.inspection.findings import Finding
