@@ -277,15 +277,18 @@ def _entries(models: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
 @contextmanager
 def _opened(recipe: Recipe, progress: Progress | None = None) -> Iterator[Inputs]:
     problems = Gathering()
+    inputs = None
     with problems:
         Resolver(recipe)  # a slip in the parameters is told with the files that are missing
     with problems:
         inputs = open_inputs(recipe, progress)
-    problems.tell()
     try:
+        problems.tell()
+        assert inputs is not None
         yield inputs
     finally:
-        inputs.close()
+        if inputs is not None:
+            inputs.close()
 
 
 def _bytes(memory: int | str) -> int:
