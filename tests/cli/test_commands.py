@@ -183,12 +183,17 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     interrupted(tmp_path, signal.SIGINT)
 
 
+def _heeds_interrupts() -> None:
+    """What runs in the background of a shell inherits deafness to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(tmp_path: Path, number: int) -> None:
     """Sent as soon as the merge says that it runs; with 1.6 GB to look at several times it is not over by then."""
     save_file({"w": np.zeros(40_000_000, np.float32)}, tmp_path / "a.safetensors")
     models = ["a.safetensors"] * 9
     command = [sys.executable, "-u", "-m", "weft", "merge", "-m", "ties", "-b", "a.safetensors", *models, "-o", "out"]
-    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_interrupts)
     assert child.stderr is not None
     assert child.stderr.readline().startswith("merging: ")
     child.send_signal(number)

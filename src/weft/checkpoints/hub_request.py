@@ -69,12 +69,13 @@ class Request:
 def library(name: str, local: Path) -> Any:
     """The package `huggingface_hub`, if it is installed."""
     try:
+        package = import_module("huggingface_hub")
         for part in ("constants", "hf_api", "utils"):
             import_module(f"huggingface_hub.{part}")
     except ImportError:
         what = f"{name}: no such file or folder, and to fetch it from the Hub, huggingface_hub must be installed"
         raise InputError(what, _or_folder(name, local, 'pip install "weft[hub]"')) from None
-    return import_module("huggingface_hub")
+    return package
 
 
 def _or_folder(name: str, local: Path, remedy: str) -> str:

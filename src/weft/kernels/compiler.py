@@ -140,7 +140,7 @@ def source_of(loop: Loop) -> str:
 
     Example:
         >>> from weft.algorithms.linear import weighted_average
-        >>> from weft.kernels.dtypes import BFLOAT16
+        >>> from weft.kernels.dtypes import BFLOAT16, FLOAT32
         >>> inputs = tuple(Input("tuned", i, BFLOAT16) for i in range(2))
         >>> loop = Loop(weighted_average, (), inputs, (("weight", 2), ("mass", 0)), 2, FLOAT32, BFLOAT16)
         >>> "encode_bfloat16(weighted_average(" in source_of(loop)
