@@ -27,6 +27,7 @@ check: $(READY) ## style, types, layers
 	$(BIN)/lint-imports
 
 bench: $(READY) ## speed and memory against a floor and a plain torch loop
+	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/merging.py
 
 format: $(READY) ## mend style

@@ -1,6 +1,6 @@
 """From a scalar function to source that a compiler likes: loops over models written out, literals in one precision.
 
-LLVM stops vectorising when it stops unrolling, which happens at about eight models and costs a factor of fifty.
+LLVM stops vectorising when it stops unrolling, which happens at about eight models.
 Unrolling in the source keeps the cost per input flat, and needs no process-wide compiler option.
 """
 
