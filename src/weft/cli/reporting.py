@@ -122,11 +122,6 @@ class Shown(Progress):
             left = max(self._total - self._done, 0) / rate
             self._line(f"{self._name}: {_size(self._done)} of {_size(self._total)}, {_size(rate)}/s, {left:.0f} s left")
 
-    def message(self, text: str) -> None:
-        """A line."""
-        if not self._quiet:
-            self._line(text)
-
     def warning(self, text: str) -> None:
         """A line, even when quiet."""
         self._console.print(f"[yellow]warning:[/] {_escaped(text)}", highlight=False)

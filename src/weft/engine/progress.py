@@ -12,8 +12,5 @@ class Progress:
     def advance(self, count: int) -> None:
         """So many bytes more were moved."""
 
-    def message(self, text: str) -> None:
-        """Something that a person may like to know."""
-
     def warning(self, text: str) -> None:
         """Something that a person should know."""
