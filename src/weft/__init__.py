@@ -6,6 +6,8 @@ The public list is `__all__`. Names are resolved when they are first used, so th
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from weft.version import __version__
+
 if TYPE_CHECKING:
     from weft.algorithms.method import Method
     from weft.algorithms.registry import method, methods
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from weft.inspection.verify import verify
     from weft.recipes.loading import load_recipe
     from weft.recipes.schema import Recipe
-
-__version__ = "0.1.0"
 
 _HOME = {
     "merge": "weft.engine.merging",

@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-import weft
 from weft.algorithms.method import Tensors
 from weft.algorithms.registry import method
 from weft.checkpoints.checkpoint import Checkpoint
@@ -20,6 +19,7 @@ from weft.checkpoints.layout import Layout
 from weft.engine.inputs import Inputs
 from weft.errors import InputError
 from weft.recipes.schema import Recipe
+from weft.version import __version__
 
 RECIPE = "weft_recipe.yaml"
 LOCK = "weft.lock.json"
@@ -127,7 +127,7 @@ def _plain(value: Any) -> Any:
 
 def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[str, Any]:
     return {
-        "weft": weft.__version__,
+        "weft": __version__,
         "environment": dict(_environment()),
         "inputs": fingerprints(inputs),
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
@@ -196,7 +196,7 @@ def _card(recipe: Recipe, inputs: Inputs, text: str, target: Path) -> Iterator[s
     if inputs.reference.path and (inputs.reference.path / "config.json").is_file():
         front["library_name"] = "transformers"
     yield f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
-    yield f"# {target.name}\n\nMerged with Weft {weft.__version__} by `{recipe.method}` "
+    yield f"# {target.name}\n\nMerged with Weft {__version__} by `{recipe.method}` "
     yield f"({method(recipe.method).source}).\n\n| input | tensors | parameters |\n|---|---:|---:|"
     for label, checkpoint in inputs.all():
         count = sum(spec.size for spec in checkpoint.tensors.values())

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import weft
 from weft.engine.inputs import open_inputs
 from weft.engine.merging import Report, merge_to
 from weft.engine.progress import Progress
@@ -16,6 +15,7 @@ from weft.engine.record import LOCK, RECIPE, content_hash, fingerprints
 from weft.errors import InputError, MergeError, Problem
 from weft.recipes.loading import load_recipe
 from weft.recipes.schema import Recipe
+from weft.version import __version__
 
 
 def reproduce(
@@ -40,8 +40,8 @@ def reproduce(
     folder, progress = Path(previous).expanduser(), progress or Progress()
     recipe, lock = load_recipe(folder / RECIPE), _lock_of(folder)
     _check_inputs(recipe, lock)
-    if lock.get("weft") != weft.__version__:
-        progress.warning(f"{folder} was written by weft {lock.get('weft')}, this is {weft.__version__}")
+    if lock.get("weft") != __version__:
+        progress.warning(f"{folder} was written by weft {lock.get('weft')}, this is {__version__}")
     report = merge_to(recipe, output, progress=progress, **options)
     differing = [
         name for name in report.files if not _same(folder / name, report.output / name, lock["outputs"].get(name, {}))
