@@ -189,7 +189,6 @@ _NORM = Statistic("norm", kept_square, Total(_root), each=True)
 _MAJORITY = Statistic("majority", elected, Total(_sign))
 
 Trim = Literal["magnitude", "norm", "deviation"]
-Election = Literal["mass", "frequency", "normfrac", "normmass", "none"]
 Combination = Literal["mean", "sum", "max", "plain_mean", "plain_sum", "median", "magnitude"]
 
 

@@ -67,7 +67,7 @@ class PickledCheckpoint(Checkpoint):
         try:
             for file in files:
                 self._add(file, tensors, tied)
-        except InputError:
+        except BaseException:  # whatever happened, the files that are open already are not left open
             self.close()
             raise
         self.tensors = MappingProxyType(tensors)

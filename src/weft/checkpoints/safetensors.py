@@ -73,7 +73,7 @@ class SafetensorsCheckpoint(Checkpoint):
         try:
             for file in files:
                 self._add(file, tensors, metadata)
-        except InputError:
+        except BaseException:  # whatever happened, the files that are open already are not left open
             self.close()
             raise
         self.tensors = MappingProxyType(tensors)

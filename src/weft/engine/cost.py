@@ -5,7 +5,7 @@ from __future__ import annotations
 from weft.algorithms.method import Total
 from weft.engine.binding import arguments
 from weft.engine.planning import Plan
-from weft.engine.work import Operand, Work
+from weft.engine.work import Work
 from weft.kernels.folds import DIGITS
 
 
@@ -24,12 +24,6 @@ def bytes_to_read(plan: Plan) -> int:
 def passes(plan: Plan) -> int:
     """How often the input is gone over: once for every round of a statistic, and once to compute."""
     return max((len(_passes(work)) for work in plan.works), default=1)
-
-
-def read_operands(work: Work) -> list[Operand]:
-    """What is read at all."""
-    names = set().union(*_passes(work))
-    return [operand for (name, _), operand in work.operands.items() if name in names]
 
 
 def _passes(work: Work) -> list[set[str]]:

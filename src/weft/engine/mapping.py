@@ -16,6 +16,7 @@ from weft.engine.reading import Buffers, Reader, TileInputs
 from weft.engine.runner import Runner
 from weft.engine.statistics import Scope
 from weft.engine.work import Copied, Tile, Work, tiles
+from weft.kernels.decoding import below_zero, bits_of
 
 
 class Sink(Protocol):
@@ -64,9 +65,8 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
 
 def _clamp(out: Array) -> int:
     """Set negative numbers in storage format to zero; how many there were."""
-    bits = out.view(np.dtype(f"uint{8 * out.itemsize}"))
-    negative = bits > (1 << (8 * out.itemsize - 1))  # the sign bit, and something else: -0 is no variance below zero
-    bits[negative] = 0
+    negative = below_zero(out)  # -0 is no variance below zero
+    bits_of(out)[negative] = 0
     return int(np.count_nonzero(negative))
 
 

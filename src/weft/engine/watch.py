@@ -12,6 +12,7 @@ from weft.checkpoints.checkpoint import Array
 from weft.checkpoints.comparing import same_numbers
 from weft.engine.work import Key, Operand, Work
 from weft.errors import InputError, Problem
+from weft.kernels.decoding import below_zero, bits_of
 from weft.kernels.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType
 from weft.kernels.folds import largest_exponent
 
@@ -100,15 +101,14 @@ def _texts(counts: _Counts, what: str) -> Iterator[str]:
 
 def count_nonfinite(values: Array, dtype: DType) -> int:
     """How many of these stored numbers are infinite or not a number."""
-    bits = values.view(np.dtype(f"uint{8 * dtype.itemsize}"))
+    bits = bits_of(values)
     mask = bits.dtype.type(_EXPONENT[dtype])
     return int(np.count_nonzero((bits & mask) == mask)) if largest_exponent(bits, mask) == mask else 0
 
 
 def count_negative(values: Array) -> int:
     """How many of these stored numbers are below zero, told by their bits; -0 is not."""
-    bits = values.view(np.dtype(f"uint{8 * values.itemsize}"))
-    return int(np.count_nonzero(bits > bits.dtype.type(1 << (8 * values.itemsize - 1))))
+    return int(np.count_nonzero(below_zero(values)))
 
 
 def _is_constant(work: Work) -> bool:

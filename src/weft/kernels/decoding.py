@@ -27,3 +27,23 @@ def decoded(values: Array, dtype: DType) -> Array:
     if dtype is FLOAT16:
         return values.view(np.float16).astype(np.float64)
     return values.astype(np.float64)
+
+
+def bits_of(values: Array) -> Array:
+    """Stored floating-point numbers as unsigned integers of their width."""
+    return values.view(np.dtype(f"uint{8 * values.itemsize}"))
+
+
+def below_zero(values: Array) -> Array:
+    """Which stored floating-point numbers have their sign bit set and are not -0.
+
+    Args:
+        values: of the storage type of a floating-point format, shape [n].
+
+    Example:
+        >>> below_zero(np.array([1.0, -0.0, -2.0], np.float32))
+        array([False, False,  True])
+    """
+    bits = bits_of(values)
+    negative: Array = bits > bits.dtype.type(1 << (8 * values.itemsize - 1))
+    return negative
