@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -88,6 +89,7 @@ class Seen:
     path: str
     start: int
     token: str
+    stop: int | None = None
 
 
 class HubServer:
@@ -97,6 +99,8 @@ class HubServer:
         seen: every request.
         status: answer everything with this instead of 200.
         pace: seconds to wait after each MiB sent.
+        served: bytes of bodies that were sent.
+        ranges: whether parts of files are sent when asked for; otherwise always the whole file.
     """
 
     def __init__(self) -> None:
@@ -104,8 +108,10 @@ class HubServer:
         self.seen: list[Seen] = []
         self.status = 200
         self.pace = 0.0
+        self.served = 0
+        self.ranges = True
         self._cuts: dict[str, tuple[int, bool]] = {}  # by the path of the transfer
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @contextmanager
@@ -164,6 +170,13 @@ class HubServer:
         return f"/cdn/{name}/{self.repositories[name].revisions['main'][file].sha256}"
 
 
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, request: Any, address: Any) -> None:
+        """A client that hangs up, having seen enough, is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, address)
+
+
 def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
     return type("Handler", (_Handler,), {"hub": server})
 
@@ -184,7 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         parts = urlsplit(self.path)
         path = unquote(parts.path)
-        self.hub.seen.append(Seen(self.command, path, self._start(), self._token()))
+        start, stop = self._range()
+        self.hub.seen.append(Seen(self.command, path, start, self._token(), stop))
         if self.hub.status != 200:
             return self._send(self.hub.status)
         if self._token() == EXPIRED and not path.startswith("/cdn/"):
@@ -201,9 +215,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return route(*match.groups())
         return self._send(404)
 
-    def _start(self) -> int:
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        return int(match[1]) if match else 0
+    def _range(self) -> tuple[int, int | None]:
+        """From which byte, and up to which one if that is said; a header or part that is asked for says both."""
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if not match or not self.hub.ranges:
+            return 0, None
+        return int(match[1]), int(match[2]) + 1 if match[2] else None
 
     def _token(self) -> str:
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -287,10 +304,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"Content-Type": "application/json"} | (headers or {}), json.dumps(body).encode())
 
     def _send_file(self, data: bytes, headers: dict[str, str], cut: tuple[int, bool] | None = None) -> None:
-        start = self._start()
-        if start:
-            headers |= {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-        self._send(206 if start else 200, headers | {"Accept-Ranges": "bytes"}, data[start:], cut)
+        start, stop = self._range()
+        part = data[start:stop]
+        partial = start > 0 or stop is not None
+        if partial:
+            headers |= {"Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(data)}"}
+        self._send(206 if partial else 200, headers | {"Accept-Ranges": "bytes"}, part, cut)
 
     def _send(
         self, status: int, headers: dict[str, str] | None = None, body: bytes = b"", cut: tuple[int, bool] | None = None
@@ -304,6 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         for piece in _pieces(body[: cut[0]] if cut else body):
             self.wfile.write(piece)
+            self.hub.served += len(piece)
             time.sleep(self.hub.pace)
         if cut:
             self._hang_up(rudely=cut[1])

@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from reprlib import Repr
 
 _SHOWN = 20
 """How many problems are spelled out: a model of another size differs in every tensor."""
+_LONGEST = 4000
+"""Characters of one problem: what a stranger's file says is quoted in it."""
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 3, 12, 120, 120
 
 
 class WeftError(Exception):
@@ -29,6 +34,10 @@ class Problem:
 
     what: str
     remedy: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", printable(self.what))
+        object.__setattr__(self, "remedy", printable(self.remedy))
 
     def __str__(self) -> str:
         return f"{self.what}\n  -> {self.remedy}" if self.remedy else self.what
@@ -58,6 +67,35 @@ class InputError(WeftError):
 
 class MergeError(WeftError):
     """The merge began and could not be finished. The output does not exist."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal: what could move the cursor, colour, reorder or not be written at all is spelled out.
+
+    Names of files and tensors are quoted in messages, and may come from strangers.
+
+    Example:
+        >>> print(printable("\x1b[2Jmodel.safetensors"))
+        \x1b[2Jmodel.safetensors
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]} ... ({len(text):,} characters)"
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shown(value: object) -> str:
+    """A value from a file, quoted: cut where it goes on and on, or goes too deep.
+
+    Example:
+        >>> shown([2, 3]), len(shown("x" * 10**6))
+        ('[2, 3]', 120)
+    """
+    return _SHORT.repr(value)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

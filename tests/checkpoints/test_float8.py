@@ -363,3 +363,58 @@ def test_in_memory_arrays_go_the_same_way() -> None:
     model = {"w": array, "w_scale": np.array([2, 10], np.float32)}
     merged = weft.merge([model, {"w": np.zeros((2, 2), np.float32)}], dtype="float32")
     assert merged["w"].tolist() == [[1, 2], [15, 20]]
+
+
+# Named tools.
+
+
+def test_fbgemm_has_a_scale_for_each_row(tmp_path: Path) -> None:
+    weight, scale = codes(6, 6), scales(6, 1)
+    tensors = {"fc.weight": weight, "fc.weight_scale": scale, "fc.input_scale_ub": torch.tensor([1200.0])}
+    config = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}
+    checkpoint = open_checkpoint(saved(tmp_path / "m", tensors, quantization_config=config))
+    assert list(checkpoint.tensors) == ["fc.weight"]
+    expected = weight.double().numpy() * scale.double().numpy()
+    assert np.array_equal(whole(checkpoint, "fc.weight"), expected.astype(np.float32))
+    checkpoint.close()
+
+
+def test_modelopt_has_a_scale_for_each_weight(tmp_path: Path) -> None:
+    weight, scale = codes(5, 7), scales()
+    tensors = {
+        "k_proj.weight": weight, "k_proj.weight_scale": scale, "k_proj.input_scale": torch.tensor(0.5),
+        "k_proj.k_scale": torch.tensor(0.25), "norm.weight": torch.ones(7),
+    }  # fmt: skip
+    linear = {"dynamic": False, "num_bits": 8, "type": "float"}
+    config = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"], "config_groups": {}}
+    config["config_groups"] = {"group_0": {"weights": linear, "input_activations": linear, "targets": ["Linear"]}}
+    model = saved(tmp_path / "m", tensors, quantization_config=config)
+    checkpoint = open_checkpoint(model)
+    assert sorted(checkpoint.tensors) == ["k_proj.weight", "norm.weight"]
+    expected = (weight.double().numpy() * scale.double().item()).astype(np.float32)
+    assert np.array_equal(whole(checkpoint, "k_proj.weight"), expected)
+    checkpoint.close()
+    weft.merge_to({"method": "linear", "models": [str(model), str(model)]}, tmp_path / "out")
+    out = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(out["k_proj.weight"], torch.from_numpy(expected).bfloat16())
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "scale", "says"),
+    [
+        (("fbgemm_fp8", ""), (2, 6, 6), (2, 6, 1), "which of its axes the scale 'fc.weight_scale' runs along"),
+        (("modelopt", "FP8"), (6, 6), (6,), "shape [6], but ModelOpt's FP8 has one for all"),
+        (("modelopt", "FP8_PB_WO"), (6, 6), (), "is quantised with NVIDIA ModelOpt"),
+        (("modelopt", "MIXED_PRECISION"), (6, 6), (), "is quantised with NVIDIA ModelOpt"),
+    ],
+)
+def test_what_is_not_documented_is_refused(
+    tmp_path: Path, method: tuple[str, str], weight: tuple[int, ...], scale: tuple[int, ...], says: str
+) -> None:
+    tensors = {"fc.weight": codes(*weight), "fc.weight_scale": scales(*scale)}
+    with pytest.raises(InputError) as caught:
+        said = {"quant_method": method[0], "quant_algo": method[1]}
+        open_checkpoint(saved(tmp_path / "m", tensors, quantization_config=said))
+    assert says in str(caught.value)
+    assert "merge the 16-bit model that it was made from" in str(caught.value)

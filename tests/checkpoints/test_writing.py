@@ -33,8 +33,8 @@ def test_shards_fill_in_order_and_every_tensor_is_aligned() -> None:
 
 def test_the_index_is_as_save_pretrained_writes_it() -> None:
     layout = lay_out(SPECS, "model", 22, {})
-    assert layout.index_name == "model.safetensors.index.json"
-    assert json.loads(layout.index) == {
+    assert list(layout.indices) == ["model.safetensors.index.json"]
+    assert json.loads(layout.indices["model.safetensors.index.json"]) == {
         "metadata": {"total_size": 26},
         "weight_map": {
             "a": "model-00001-of-00002.safetensors",

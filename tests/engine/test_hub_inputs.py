@@ -58,6 +58,23 @@ def test_ids_are_downloaded_merged_recorded_and_reproduced(tmp_path: Path) -> No
         assert [described["path"] for described in plan["inputs"]] == ["org/base", "org/expert@main", "local"]
 
 
+def test_a_plan_leaves_the_weights_where_they_are(tmp_path: Path) -> None:
+    with HubServer().running() as server:
+        for k, name in enumerate(("base", "expert")):
+            server.add(f"org/{name}", model(tmp_path / f"{name}-files", k))
+        arguments = ("-m", "task_arithmetic", "-b", "org/base", "org/expert")
+        size = sum(
+            path.stat().st_size for name in ("base", "expert") for path in (tmp_path / f"{name}-files").iterdir()
+        )
+        told = json.loads(weft(tmp_path, server, "plan", *arguments, "--json").stdout)
+        assert (told["download_bytes"], told["read_bytes"]) == (size, 2 * W.nbytes)
+        assert [described["tensors"] for described in told["inputs"]] == [1, 1]
+        assert f"download {size - 4} B from the Hub first" in weft(tmp_path, server, "plan", *arguments).stdout
+        assert not list((tmp_path / "cache").rglob("*.safetensors"))
+        weft(tmp_path, server, "merge", *arguments, "-o", "out")
+        assert json.loads(weft(tmp_path, server, "plan", *arguments, "--json").stdout)["download_bytes"] == 0
+
+
 def test_what_the_hub_lacks_is_told_with_all_other_problems(tmp_path: Path) -> None:
     with HubServer().running() as server:
         done = weft(tmp_path, server, "merge", "-m", "linear", "org/nothing", "nowhere", "-o", "out", code=2)

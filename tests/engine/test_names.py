@@ -58,7 +58,7 @@ def test_a_rename_map() -> None:
     ("rename", "says"),
     [
         ({"encodr.": ""}, "rename: 'encodr.' is in no tensor name"),
-        ({"re:(": ""}, "rename: 're:(' -> ''"),
+        ({"re:(": ""}, "rename 're:(' -> ''"),
         ({r"re:x": r"\2"}, "invalid group reference"),
         ({r"re:layers\.\d+": "layer"}, "the same name 'layer.w'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import weft
+from tests.checkpoints.adapters import factors, written
 from tests.inspection.models import change, complains, put, rewrite, told
 from weft.errors import InputError
 from weft.inspection.behaviour import Answer, judge_loss, judge_text, read_texts
@@ -171,6 +173,113 @@ def test_the_loss_is_what_transformers_computes(home: Path) -> None:
         counts.append(ids.shape[1] - 1)
     assert verdict.trials[0].loss == pytest.approx(np.average(losses, weights=counts), rel=1e-5)
     assert verdict.skipped == ("no parents were run: the folder holds no recipe that names them",)
+
+
+def adapter(folder: Path, base: Path) -> Path:
+    """A LoRA adapter of some size on two kinds of layer, with what peft needs to load it."""
+    rng = np.random.default_rng(5)
+    tensors: dict[str, np.ndarray] = {}
+    for layer in range(2):
+        for module in ("self_attn.q_proj", "mlp.down_proj"):
+            rows, columns = load_file(base / "model.safetensors")[f"model.layers.{layer}.{module}.weight"].shape
+            tensors |= factors(rng, f"model.layers.{layer}.{module}", (columns,), rows)
+    modules = {"target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
+    return written(folder, tensors, base_model_name_or_path=str(base), **modules)
+
+
+@pytest.mark.slow
+def test_a_parent_with_an_adapter_is_run_with_it(home: Path, tmp_path: Path) -> None:
+    added = adapter(tmp_path / "lora", home / "a")
+    models = [{"path": str(home / "a"), "adapter": str(added), "name": "tuned"}, str(home / "b")]
+    weft.merge_to({"method": "linear", "models": models}, tmp_path / "out")
+    verdict = verify(tmp_path / "out", generate=PROMPT, score=home / "texts.txt")
+    assert verdict.skipped == ()
+    assert [trial.role for trial in verdict.trials] == ["output", "tuned", "b"]
+    tuned, plain = verdict.trials[1], verify(home / "a", generate=PROMPT, score=home / "texts.txt").trials[0]
+    assert tuned.loss is not None
+    assert tuned.loss != plain.loss
+    weft.merge_to({"method": "linear", "models": models[:1]}, tmp_path / "whole")
+    whole = verify(tmp_path / "whole", generate=PROMPT, score=home / "texts.txt").trials[0]
+    assert (tuned.text, tuned.loss) == (whole.text, whole.loss)
+    peft = pytest.importorskip("peft")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(home / "a"), added).double()
+    tokenizer = AutoTokenizer.from_pretrained(home / "a")
+    losses, counts = [], []
+    for line in (home / "texts.txt").read_text().splitlines():
+        ids = tokenizer(line, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            losses.append(float(model(input_ids=ids, labels=ids).loss))
+        counts.append(ids.shape[1] - 1)
+    assert tuned.loss == pytest.approx(np.average(losses, weights=counts), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_parent_whose_adapter_is_gone_or_does_not_fit(home: Path, tmp_path: Path) -> None:
+    added = adapter(tmp_path / "lora", home / "a")
+    models = [{"path": str(home / "a"), "adapter": str(added), "name": "tuned"}, str(home / "b")]
+    weft.merge_to({"method": "linear", "models": models}, tmp_path / "out")
+    change(added / "adapter_config.json", peft_type="IA3")
+    [said] = [text for text in verify(tmp_path / "out", generate=PROMPT).skipped if text.startswith("parent tuned")]
+    assert " was not run: " in said
+    assert "IA3" in said
+    shutil.rmtree(added)
+    verdict = verify(tmp_path / "out", generate=PROMPT)
+    assert [trial.role for trial in verdict.trials] == ["output", "b"]
+    [said] = [text for text in verdict.skipped if text.startswith("parent tuned")]
+    assert said.endswith("was not run: it is not a model folder here")
+
+
+@pytest.mark.slow
+def test_a_parent_that_would_hold_random_numbers_is_no_measure(home: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(home / name, tmp_path / name)
+        rewrite(tmp_path / name / "model.safetensors", lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    weft.merge_to({"method": "linear", "models": [str(tmp_path / "a"), str(tmp_path / "b")]}, tmp_path / "out")
+    rewrite(
+        tmp_path / "out" / "model.safetensors",
+        lambda tensors: tensors.update({"model.layers.1.mlp.up_proj.weight": np.ones((48, 32), np.float32)}),
+    )
+    verdict = verify(tmp_path / "out", generate=PROMPT)
+    assert [trial.role for trial in verdict.trials] == ["output"]
+    assert any("was not run: it would hold random numbers" in text for text in verdict.skipped)
+
+
+@pytest.mark.slow
+def test_where_models_are_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from weft.inspection.running import chosen_device, load
+
+    assert chosen_device("cpu") == "cpu"
+    with pytest.raises(InputError, match=r"--device abacus: .*\n  -> choose cpu, or a device that is there"):
+        verify(home / "a", generate=PROMPT, device="abacus")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_device(None) == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert chosen_device(None) == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert chosen_device(None) == "cpu"
+    assert {p.device.type for p in load(home / "a", device="meta").model.parameters()} == {"meta"}
+
+
+@pytest.mark.slow
+def test_too_little_memory_says_nothing_of_the_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", full)
+    verdict = verify(home / "a", generate=PROMPT)
+    assert verdict.ok
+    [said] = verdict.skipped
+    assert "the device has not enough memory (OutOfMemoryError: CUDA out of memory" in said
+    assert "--device cpu may have" in said
 
 
 @pytest.mark.slow

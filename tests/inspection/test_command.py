@@ -29,7 +29,7 @@ def poison(out: Path) -> None:
 def test_a_clean_output(tmp_path: Path) -> None:
     merged(tmp_path)
     done = run(tmp_path, "out")
-    assert done.stdout.startswith("out  sound; 39 tensors in 1 file, 36 kB read, 24 checks, ")
+    assert done.stdout.startswith("out  sound; 39 tensors in 1 file, 36 kB read, 27 checks, ")
     assert done.stderr == "reading: 36 kB\n"
     assert run(tmp_path, "out", "--quiet", "--strict").stdout == ""
 
@@ -53,7 +53,7 @@ def test_names_may_hold_brackets(tmp_path: Path) -> None:
 
 def test_headers_only(tmp_path: Path) -> None:
     poison(merged(tmp_path))
-    assert "0 B read, 23 checks" in run(tmp_path, "out", "--headers-only").stdout
+    assert "0 B read, 26 checks" in run(tmp_path, "out", "--headers-only").stdout
 
 
 def test_warnings_fail_only_when_strict(tmp_path: Path) -> None:

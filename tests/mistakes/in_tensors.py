@@ -44,6 +44,27 @@ def _expert(name: str) -> str:
     return name.replace("layers.", "layers.0.mlp.experts.")
 
 
+def _one_by_one(module: str) -> Tensors:
+    """Two layers of two experts as Mixtral's files have them."""
+    shapes = {"w1": (2, 3), "w2": (3, 2), "w3": (2, 3)}
+    return {
+        f"layers__{layer}__{module}__experts__{expert}__{name}__weight": np.ones(shape, np.float32)
+        for layer in range(2)
+        for expert in range(2)
+        for name, shape in shapes.items()
+    }
+
+
+def _stacked(module: str) -> Tensors:
+    """The same as a loaded model has them."""
+    shapes = {"gate_up_proj": (2, 4, 3), "down_proj": (2, 3, 2)}
+    return {
+        f"layers__{layer}__{module}__experts__{name}": np.ones(shape, np.float32)
+        for layer in range(2)
+        for name, shape in shapes.items()
+    }
+
+
 TENSORS = (
     misfit("a tensor too few", without("b", "layers.1.weight"),
            "tensor 'layers.1.weight' is in base, model 'a' but missing from model 'b' (", remedy="or `use: drop`"),
@@ -59,6 +80,13 @@ TENSORS = (
     misfit("a matrix on its side", edit("b", lambda held: held.update(embed=held["embed"].T)),
            "tensor 'embed' has shape [5, 3] in base but [3, 5] in model 'b'",
            remedy="merge models of one architecture"),
+    misfit("two tokens more, as the config says",
+           together(put("b", embed=np.ones((7, 3), np.float32), head=np.ones((7, 3), np.float32)),
+                    *(json_in(f"{m}/config.json", {"vocab_size": 7 if m == "b" else 5}) for m in ("base", "a", "b"))),
+           "error: the vocabularies differ in their numbers of rows, in 'embed', 'head': base has 5, "
+           "model 'a' (a) has 5, model 'b' (b) has 7; ",
+           "the tokens of model 'b' cannot be compared: no vocabulary can be read of base",
+           remedy="choose `vocabulary: base` (the base's tokens and rows), `pad`"),
     misfit("a vocabulary with two tokens more",
            put("b", embed=np.ones((7, 3), np.float32), head=np.ones((7, 3), np.float32)),
            "tensor 'embed'", "tensor 'head'", "[5, 3]", "[7, 3]", "model 'b'", remedy="use:"),
@@ -70,8 +98,18 @@ TENSORS = (
            together(*(renamed(m, _expert) for m in ("base", "a")),
                     edit("b", lambda held: [held.pop("layers.0.weight"), held.pop("layers.1.weight")]),
                     put("b", layers__0__mlp__experts__weight=np.ones((2, 3, 3), np.float32))),
-           "tensor 'layers.0.mlp.experts.0.weight' is in base, model 'a' but missing from model 'b'",
-           "tensor 'layers.0.mlp.experts.weight' is in model 'b' but missing from model 'a'", remedy="`use: drop`"),
+           "error: model 'b' holds the experts of a layer in one tensor, base one by one: "
+           "'layers.0.mlp.experts.weight' is float32 [2, 3, 3] in model 'b', "
+           "'layers.0.mlp.experts.0.weight' and 1 like it are float32 [3, 3] in base\n",
+           remedy="load both with one version of transformers and save them with save_pretrained, which writes one "
+           "layout; `rename` cannot stack tensors\n"),
+    misfit("experts in one tensor, under a policy for what is missing",
+           together(*(put(m, **_one_by_one("block_sparse_moe")) for m in ("base", "a")), put("b", **_stacked("mlp"))),
+           "error: model 'b' holds the experts of a layer in one tensor, base one by one: "
+           "'layers.0.mlp.experts.down_proj' is float32 [2, 3, 2] in model 'b', "
+           "'layers.0.block_sparse_moe.experts.0.w1.weight' and 1 like it are float32 [2, 3] in base, "
+           "and so in 1 more layers\n",
+           remedy="`rename` cannot stack tensors", on_missing="skip-model"),
     misfit("a model without tensors", instead("b", saved("b/model.safetensors", {})),
            "model 'b' (", "holds no tensors", remedy="name the model that was meant"),
     misfit("integers for weights", put("b", head=np.ones((5, 3), np.int32)),
@@ -98,6 +136,10 @@ TENSORS = (
     misfit("a copy from a model that calls it otherwise", renamed("b", lambda name: name.replace("head", "heads")),
            "tensor 'head': a rule says use: b, but b does not have it", remedy="did you mean 'heads'?",
            rules=[{"match": "head", "use": "b"}]),
+    misfit("a copy from a model that has nothing like it", put("a", value_head=W),
+           "tensor 'value_head': a rule says use: b, but b does not have it",
+           remedy="change the rule, or write one for this tensor before it: `use: a` or `use: drop`\n",
+           rules=[{"match": "value_*", "use": "b"}]),
     spoilt("values that are not numbers", edit("b", lambda held: held["head"].fill(np.nan)),
            "tensor 'head' of ", "b/model.safetensors holds 15 values that are not finite",
            remedy="copy the tensor from another with a rule"),

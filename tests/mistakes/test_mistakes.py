@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 import weft
 from tests.mistakes import in_files, in_outputs, in_recipes, in_tensors
-from tests.mistakes.planting import MERGE, Mistake, edit, put, saved, together, without
+from tests.mistakes.planting import MERGE, Mistake, edit, json_in, put, saved, together, without
 from weft.cli.app import app
 
 MISTAKES = (*in_recipes.ALL, *in_files.ALL, *in_tensors.ALL, *in_outputs.ALL)
@@ -83,6 +83,15 @@ def test_a_plan_tells_it_too(place: Path, mistake: Mistake) -> None:
     before = everything(place)
     check_told(mistake, typed("plan", "recipe.yaml"))
     assert everything(place) == before
+
+
+@each(EARLY)
+def test_each_problem_has_a_remedy(place: Path, mistake: Mistake) -> None:
+    """As those who show problems elsewhere receive them."""
+    mistake.prepare(place)
+    problems = json.loads(typed("plan", "recipe.yaml", "--json").stdout)["problems"]
+    assert problems
+    assert all(problem["what"] and problem["remedy"] for problem in problems)
 
 
 def test_sound_models_merge(place: Path) -> None:
@@ -160,6 +169,30 @@ class TestSeveralAtOnce:
             "its metadata say norm = 'much'",
         ):
             assert phrase in told
+
+    def test_in_vocabularies_and_other_tensors(self, place: Path) -> None:
+        plant = together(
+            put("b", embed=np.ones((7, 3), np.float32), head=np.ones((7, 3), np.float32), extra=np.ones(2, np.float32)),
+            put("b", bn__num_batches_tracked=np.array(8)),
+            *(json_in(f"{m}/config.json", {"vocab_size": 7 if m == "b" else 5}) for m in ("base", "a", "b")),
+        )
+        told = self.told(place, Mistake("vocabulary", (), "", {}, plant))
+        assert [text.partition(" differ")[0].partition(" is ")[0] for text in told] == [
+            "the vocabularies",
+            "tensor 'bn.num_batches_tracked' (int64 [])",
+            "tensor 'extra'",
+        ]
+
+    def test_in_a_union_and_other_tensors(self, place: Path) -> None:
+        plant = together(
+            put("b", embed=np.ones((7, 3), np.float32), head=np.ones((7, 3), np.float32)),
+            put("b", bn__num_batches_tracked=np.array(8)),
+            *(json_in(f"{m}/config.json", {"vocab_size": 7 if m == "b" else 5}) for m in ("base", "a", "b")),
+        )
+        told = self.told(place, Mistake("union", (), "", {"vocabulary": "union"}, plant))
+        assert len(told) == 4
+        assert all("vocabulary: union needs the tokenizer.json of every input" in text for text in told[:3])
+        assert told[3].startswith("tensor 'bn.num_batches_tracked'")
 
 
 class TestTheMachine:

@@ -245,7 +245,8 @@ class Method(BaseModel, ABC):
     def _problem(cls, models: Sequence[str], item: Any, settled: Mapping[str, Any]) -> Problem:
         path, text = item["loc"], worded(item)
         if not path:
-            return Problem(f"method {cls.name}: {text}")
+            what, _, remedy = text.partition("; ")
+            return Problem(f"method {cls.name}: {what}", remedy or f"see `weft methods {cls.name}`")
         value, of = item["input"], ""
         if len(path) > 1 and cls.is_per_model(path[0]) and settled[path[0]] != (value,) * len(models):
             of = f" of model {models[path[1]]!r}"

@@ -16,6 +16,7 @@ from weft.checkpoints.lora_config import CONFIG, read_config
 from weft.checkpoints.lora_ties import kept_together, lost_heads, ties_left
 from weft.checkpoints.pickled import PickledCheckpoint
 from weft.checkpoints.safetensors import SafetensorsCheckpoint
+from weft.checkpoints.sources import SourceFile
 from weft.errors import InputError, listed
 from weft.kernels.dtypes import FLOAT32, FLOAT64, DType
 from weft.kernels.lowrank import (
@@ -73,6 +74,7 @@ class Adapted(Checkpoint):
         self.tensors = MappingProxyType({**base.tensors, **{name: change.spec for name, change in changes.items()}})
         self._base = base
         self._adapter = adapter
+        self._config = (SourceFile.at(adapter.path / CONFIG),) if adapter.path and adapter.path.is_dir() else ()
         self._changes = dict(changes)
         self._products = {name: change.product for name, change in changes.items() if change.product}
         self._thread = threading.local()
@@ -115,6 +117,11 @@ class Adapted(Checkpoint):
         if name in self._products:
             files.append(self._adapter.file_of(self._products[name].b))
         return " + ".join(dict.fromkeys(files))
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """The base's and the adapter's."""
+        return (*self._base.sources, *self._adapter.sources, *self._config)
 
     @property
     def is_resident(self) -> bool:
@@ -182,7 +189,7 @@ class Adapted(Checkpoint):
         return sums
 
 
-def open_adapted(base: Checkpoint, adapter: Path, label: str) -> Checkpoint:
+def open_adapted(base: Checkpoint, adapter: Path, label: str, weights: Checkpoint | None = None) -> Checkpoint:
     """A base with a LoRA adapter added as it is read: no merged copy is made, on disk or in memory.
 
     rsLoRA, ranks and scales by module, DoRA, adapted embeddings and convolutions, saved modules and biases are
@@ -194,6 +201,7 @@ def open_adapted(base: Checkpoint, adapter: Path, label: str) -> Checkpoint:
             raised it stays open.
         adapter: a folder as peft saves it: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`).
         label: what to call the result in messages.
+        weights: the adapter's tensors, if they are not in that folder; closed with the result and on an error.
 
     Raises:
         InputError: if it is no LoRA adapter, of a kind that cannot be added, or does not fit the base: with every
@@ -213,7 +221,7 @@ def open_adapted(base: Checkpoint, adapter: Path, label: str) -> Checkpoint:
     """
     folder = adapter if adapter.is_dir() else adapter.parent
     config = read_config(_config_file(adapter, folder))
-    weights = _open_weights(folder)
+    weights = weights or _open_weights(folder)
     try:
         changes = kept_together(changes_of(config, weights, base), config, base)
         problems = list(lost_heads(changes, config, base))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.checkpoints.sources import SourceFile
 from weft.kernels.dtypes import DType
 
 Array = np.ndarray[Any, Any]
@@ -47,7 +48,8 @@ class Checkpoint(ABC):
         metadata: free text that came with it; statistics files keep their figures there.
         tied: for each name that shares its numbers with an earlier one, that earlier name.
         path: the file or folder on disk, if there is one.
-        stem: the first part of the names of its files, which the output takes over.
+        stem: the first part of the names of its files, which the output takes over; of a pipeline, for each part's
+            folder.
     """
 
     label: str
@@ -55,7 +57,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str]
     tied: Mapping[str, str]
     path: Path | None
-    stem: str = "model"
+    stem: str | Mapping[str, str] = "model"
 
     @abstractmethod
     def read(self, name: str, start: int, stop: int, buffer: Array) -> Array:
@@ -83,6 +85,11 @@ class Checkpoint(ABC):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know about how it is read."""
+        return ()
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """The files that its numbers come from, as they were when they were opened; none if it is in memory."""
         return ()
 
     @property

@@ -10,8 +10,9 @@ from types import MappingProxyType
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
-from weft.checkpoints.float8_blocks import Blocks, Grid, plain_grid, said_block
+from weft.checkpoints.float8_blocks import Blocks, Grid, plain_grid, said_block, said_method
 from weft.checkpoints.float8_names import Roles, is_float8, is_scale_format, roles_of
+from weft.checkpoints.sources import SourceFile
 from weft.errors import InputError, Problem, listed
 from weft.kernels.decoding import decoded
 from weft.kernels.dtypes import BFLOAT16, FLOAT32, DType, Kind
@@ -101,6 +102,11 @@ class Dequantized(Checkpoint):
         return BFLOAT16 if name in self._scalings else self._inner.stored_dtype(name)
 
     @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """As the inner checkpoint."""
+        return self._inner.sources
+
+    @property
     def is_resident(self) -> bool:
         """False: reading again computes again."""
         return False
@@ -160,7 +166,7 @@ def dequantized(checkpoint: Checkpoint) -> Checkpoint:
     roles = roles_of(tensors, checkpoint.tied, checkpoint.label)
     said = said_block(checkpoint.path)
     grids = _grids(tensors, roles, said)
-    problems = [*roles.problems, *_misfits(checkpoint, roles, grids, said)]
+    problems = [*roles.problems, *_misfits(checkpoint, roles, grids, said), *_doubtful(checkpoint, roles)]
     if problems:
         raise InputError(problems)
     scalings = {name: Scaling(scale, grid) for name, scale in roles.scales.items() if (grid := grids[name])}
@@ -189,6 +195,24 @@ def _misfits(
             yield Problem(what, "merge the 16-bit model that it was made from")
         elif grids[name] is None:
             yield _misfit(place, weight, scale, checkpoint.tensors[scale], said)
+
+
+def _doubtful(checkpoint: Checkpoint, roles: Roles) -> Iterator[Problem]:
+    """Scales whose shape fits, but not what is documented of the tool that made them.
+
+    FBGEMM has a scale for each row of a matrix, but transposes the experts' matrices and not always their scales: which
+    axis such a scale runs along cannot be told from the shapes. ModelOpt's FP8 has one scale for a weight.
+    """
+    method = said_method(checkpoint.path)
+    for name, scale in roles.scales.items():
+        weight = checkpoint.tensors[name]
+        place = f"{checkpoint.label}: tensor {name!r} is {weight}"
+        if method == "fbgemm_fp8" and scale and len(weight.shape) != 2:
+            what = f"{place}; which of its axes the scale {scale!r} runs along in fbgemm_fp8 cannot be told"
+            yield Problem(what, "merge the 16-bit model that it was made from")
+        elif method == "modelopt" and scale and checkpoint.tensors[scale].size != 1:
+            what = f"{place}; its scale {scale!r} has shape {list(checkpoint.tensors[scale].shape)}, but ModelOpt's FP8"
+            yield Problem(f"{what} has one for all", "merge the 16-bit model that it was made from")
 
 
 def _misfit(place: str, weight: TensorSpec, scale: str, found: TensorSpec, said: tuple[int, int] | None) -> Problem:

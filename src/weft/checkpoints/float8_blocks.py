@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from weft.checkpoints.plain_files import read_json
 from weft.errors import InputError
 
 Shape = tuple[int, ...]
@@ -167,8 +168,8 @@ def said_block(path: Path | None) -> tuple[int, int] | None:
     """
     if path is None:
         return None
-    config = (path if path.is_dir() else path.parent) / "config.json"
-    said = {json.dumps(block): block for block in _said(config)}
+    config = _config(path)
+    said = {json.dumps(block): block for block in _blocks_said(config)}
     if len(said) != 1:
         return None
     [block] = said.values()
@@ -180,17 +181,35 @@ def said_block(path: Path | None) -> tuple[int, int] | None:
     )
 
 
-def _said(config: Path) -> Iterator[Any]:
+def said_method(path: Path | None) -> str:
+    """What the `config.json` beside a checkpoint calls the way in which it is quantised; empty if it does not.
+
+    Args:
+        path: the checkpoint's file or folder.
+    """
+    methods = (said.get("quant_method") for said in _said(_config(path))) if path else ()
+    return next((method for method in methods if isinstance(method, str)), "")
+
+
+def _config(path: Path) -> Path:
+    return (path if path.is_dir() else path.parent) / "config.json"
+
+
+def _blocks_said(config: Path) -> Iterator[Any]:
+    for said in _said(config):
+        groups = _of(said, "config_groups")
+        weights = [_of(_of(groups, name), "weights") for name in groups]
+        yield from filter(None, [said.get("weight_block_size"), *(w.get("block_structure") for w in weights)])
+
+
+def _said(config: Path) -> Iterator[Mapping[str, Any]]:
+    """What a config says of quantisation, wherever it stands."""
     try:
-        parsed = json.loads(config.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        parsed = read_json(config)
+    except (OSError, ValueError):
         return
     for place in (parsed, _of(parsed, "text_config")):
-        for key in ("quantization_config", "compression_config"):
-            said = _of(place, key)
-            groups = _of(said, "config_groups")
-            weights = [_of(_of(groups, name), "weights") for name in groups]
-            yield from filter(None, [said.get("weight_block_size"), *(w.get("block_structure") for w in weights)])
+        yield from (_of(place, key) for key in ("quantization_config", "compression_config"))
 
 
 def _of(mapping: Any, key: str) -> Mapping[str, Any]:

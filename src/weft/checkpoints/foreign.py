@@ -5,7 +5,6 @@ Every refusal says what the thing is and what to do instead. Nothing here reads 
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.header import LONGEST
+from weft.checkpoints.plain_files import open_file, read_json
 from weft.errors import InputError, Problem
 from weft.kernels.dtypes import Kind
 
@@ -88,7 +88,7 @@ def refuse_file(file: Path) -> None:
         InputError: naming what it is.
     """
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             head = stream.read(_HEAD)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}", "check the path and the permissions") from None
@@ -186,8 +186,8 @@ def _adapter(folder: Path) -> InputError:
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty if it cannot be read, which is for others to complain about."""
     try:
-        parsed = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        parsed = read_json(path)
+    except (OSError, ValueError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 
@@ -267,8 +267,10 @@ def _awq(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_float8(said: Mapping[str, Any]) -> bool:
     """Whether weights are float8 numbers with scales, which can be decoded."""
+    if said.get("quant_method") == "modelopt":
+        return said.get("quant_algo") == "FP8"
     if said.get("quant_method") != "compressed-tensors":
-        return said.get("quant_method") == "fp8"
+        return said.get("quant_method") in ("fp8", "fbgemm_fp8")
     sparsity = said.get("sparsity_config")
     if isinstance(sparsity, dict) and sparsity.get("format", "dense") != "dense":
         return False
@@ -338,9 +340,9 @@ def refuse_quantised_tensors(checkpoint: Checkpoint) -> None:
 
 def _witness(checkpoint: Checkpoint, signature: _Signature) -> str | None:
     first, *others = signature.endings
-    for name, spec in checkpoint.tensors.items():
+    for name in (name for name in checkpoint.tensors if name.endswith(first)):
         layer = name.removesuffix(first)
-        holds_codes = spec.dtype.kind is Kind.EXACT or not signature.are_codes
-        if name.endswith(first) and holds_codes and all(layer + other in checkpoint.tensors for other in others):
+        holds_codes = checkpoint.tensors[name].dtype.kind is Kind.EXACT or not signature.are_codes
+        if holds_codes and all(layer + other in checkpoint.tensors for other in others):
             return name
     return None

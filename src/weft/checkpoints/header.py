@@ -6,19 +6,25 @@ Parsing trusts nothing: a header comes from a stranger. Sizes are checked before
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from weft.checkpoints.checkpoint import TensorSpec
-from weft.errors import InputError
-from weft.kernels.dtypes import BY_CODE
+from weft.checkpoints.header_text import Entry, MetadataError, parsed_header
+from weft.errors import InputError, shown
+from weft.kernels.dtypes import BY_CODE, DType
 
 LENGTH = 8
 LONGEST = 100_000_000
 """The format's own limit on the header, in bytes."""
+LONGEST_NAME = 1000
+"""Characters of a tensor's name; the longest in use have some 200."""
+DIMENSIONS = 64
+"""As many as numpy's arrays can have."""
 
 _REMEDY = "the file is damaged or was cut off: download or save it again"
 
@@ -51,38 +57,32 @@ def read_header(file: BinaryIO, path: Path, size: int) -> Header:
     length = int.from_bytes(prefix, "little")
     if len(prefix) < LENGTH or length > min(size - LENGTH, LONGEST):
         raise InputError(f"{path}: not a safetensors file, or cut off: {size} bytes, header length {length}", _REMEDY)
-    return _checked(_parsed(file.read(length), path), path, LENGTH + length, size)
+    begin = LENGTH + length
+    return _checked(*_parsed(file.read(length), path), path, begin, size - begin)
 
 
-def _parsed(text: bytes, path: Path) -> dict[str, Any]:
+def _parsed(text: bytes, path: Path) -> tuple[dict[str, Entry | None], dict[str, str]]:
     try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
+        entries, metadata = parsed_header(text.decode("utf-8"))
+        for key, value in metadata.items():
+            f"{key}{value}".encode()  # half of a surrogate pair could be read but never written
+    except (MetadataError, UnicodeEncodeError):
+        raise InputError(f"{path}: __metadata__ is not a map of text to text", _REMEDY) from None
+    except ValueError as error:
         raise InputError(f"{path}: the header is not valid JSON: {error}", _REMEDY) from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{path}: the header is not a JSON object", _REMEDY)
-    return parsed
+    return entries, metadata
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name!r} occurs twice")
-        found[name] = value
-    return found
-
-
-def _checked(parsed: dict[str, Any], path: Path, begin: int, size: int) -> Header:
-    metadata = parsed.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise InputError(f"{path}: __metadata__ is not a map of text to text", _REMEDY)
+def _checked(
+    entries: dict[str, Entry | None], metadata: dict[str, str], path: Path, begin: int, available: int
+) -> Header:
     tensors: dict[str, TensorSpec] = {}
     spans: list[tuple[int, int, str]] = []
-    for name, entry in parsed.items():
-        tensors[name], span = _entry(name, entry, path)
-        spans.append((*span, name))
-    _check_spans(sorted(spans), path, size - begin)
+    for name, entry in entries.items():
+        tensors[name], (start, end) = _spec(name, entry, path)
+        spans.append((start, end, name))
+    spans.sort()
+    _check_spans(spans, path, available)
     return Header(tensors, {name: begin + start for start, _, name in spans}, metadata)
 
 
@@ -90,23 +90,64 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[int, int]]:
-    where = f"{path}: tensor {name!r}"
-    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-        raise InputError(f"{where}: the header entry lacks dtype, shape or data_offsets", _REMEDY)
-    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(code, str) or code not in BY_CODE:
-        raise InputError(f"{where}: unknown dtype {code!r}", f"known are {', '.join(BY_CODE)}")
+def _spec(name: str, entry: Entry | None, path: Path) -> tuple[TensorSpec, Sequence[int]]:
+    fault = name_fault(name)
+    if fault or entry is None:
+        what = fault or "the header entry lacks dtype, shape or data_offsets"
+        raise InputError(f"{path}: tensor {shown(name)}: {what}", _REMEDY)
+    if not entry.is_usual:
+        _check_numbers(name, entry, path)
+    dtype = BY_CODE.get(entry.dtype) if isinstance(entry.dtype, str) else None
+    if dtype is None:
+        raise InputError(
+            f"{path}: tensor {name!r}: unknown dtype {shown(entry.dtype)}", f"known are {', '.join(BY_CODE)}"
+        )
+    shape = tuple(entry.shape)
+    fault = shape_fault(shape, dtype)
+    if fault:
+        raise InputError(f"{path}: tensor {name!r}: shape {shown(list(shape))} {fault}", _REMEDY)
+    spec = TensorSpec(name, dtype, shape)
+    if entry.offsets[1] - entry.offsets[0] != spec.nbytes:
+        what = f"{spec} needs {spec.nbytes} bytes, data_offsets span {list(entry.offsets)}"
+        raise InputError(f"{path}: tensor {name!r}: {what}", _REMEDY)
+    return spec, entry.offsets
+
+
+def _check_numbers(name: str, entry: Entry, path: Path) -> None:
+    shape, offsets = entry.shape, entry.offsets
     if not isinstance(shape, list) or not all(map(_is_count, shape)):
-        raise InputError(f"{where}: shape {shape!r} is not a list of sizes", _REMEDY)
+        raise InputError(f"{path}: tensor {name!r}: shape {shown(shape)} is not a list of sizes", _REMEDY)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
-        raise InputError(f"{where}: data_offsets {offsets!r} are not two positions", _REMEDY)
-    if not name.isprintable() or not name:
-        raise InputError(f"{where}: the name is empty or holds characters that cannot be printed", _REMEDY)
-    spec = TensorSpec(name, BY_CODE[code], tuple(shape))
-    if offsets[1] - offsets[0] != spec.nbytes:
-        raise InputError(f"{where}: {spec} needs {spec.nbytes} bytes, data_offsets span {offsets}", _REMEDY)
-    return spec, (offsets[0], offsets[1])
+        raise InputError(f"{path}: tensor {name!r}: data_offsets {shown(offsets)} are not two positions", _REMEDY)
+
+
+def name_fault(name: str) -> str:
+    r"""What keeps a tensor's name from being used, empty if nothing does.
+
+    Names are printed, compared, and written into other files.
+
+    Example:
+        >>> name_fault("layers.0.weight"), name_fault("a\x1b[2Jb")
+        ('', 'the name is empty or holds characters that cannot be printed')
+    """
+    if len(name) > LONGEST_NAME:
+        return f"the name has {len(name):,} characters, more than {LONGEST_NAME:,}"
+    return "" if name and name.isprintable() else "the name is empty or holds characters that cannot be printed"
+
+
+def shape_fault(shape: tuple[int, ...], dtype: DType) -> str:
+    """What keeps an array of this shape from being made, empty if nothing does.
+
+    Example:
+        >>> from weft.kernels.dtypes import FLOAT32
+        >>> shape_fault((0, 2**40, 2**40), FLOAT32)
+        'has sizes whose product overflows'
+    """
+    if len(shape) > DIMENSIONS:
+        return f"has {len(shape)} dimensions, more than {DIMENSIONS}"
+    if 0 in shape and prod(size or 1 for size in shape) * dtype.itemsize >= 2**63:
+        return "has sizes whose product overflows"
+    return ""
 
 
 def _check_spans(spans: list[tuple[int, int, str]], path: Path, available: int) -> None:

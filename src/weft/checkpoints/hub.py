@@ -12,9 +12,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -22,6 +22,7 @@ from threading import Event, Thread
 from typing import Any
 
 from weft.checkpoints.hub_files import is_index, is_weights, listed_in, needed
+from weft.checkpoints.hub_ranges import Remote, download
 from weft.checkpoints.hub_request import Request, UnreachableError, is_final, library, refusal, told
 from weft.errors import InputError, listed
 
@@ -34,6 +35,16 @@ _LONGEST = 96
 _FILES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz", ".json", ".git",
 )  # fmt: skip
+
+_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "added_tokens.json")
+"""Which token has which row; may take megabytes."""
+_SETTINGS = (
+    "config.json", "model_index.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json",
+    "adapter_config.json",
+)  # fmt: skip
+"""What says of which kind a model is."""
+_SMALL_PICKLE = 50 * 10**6
+"""Bytes of a torch pickle that a plan fetches without being told to: adapters, mostly."""
 
 _ATTEMPTS = 3
 _PAUSE = 1.0
@@ -52,6 +63,7 @@ class Fetched:
         commit: the hash that the revision stood for; it names these bytes for ever.
         revision: as asked: a branch, a tag or a hash; "main" if none was.
         note: what the user should know, if anything: that the Hub did not answer and the cached copy may be old.
+        remote: where the weights are, if only what lies beside them was fetched.
     """
 
     name: str
@@ -59,6 +71,7 @@ class Fetched:
     commit: str
     revision: str
     note: str = ""
+    remote: Remote | None = field(default=None, compare=False)
 
     @property
     def pinned(self) -> str:
@@ -122,6 +135,79 @@ def fetch(hub_id: str, *, folder: Path = Path(), progress: Report | None = None)
         with _reporting(request, commit, wanted, progress):
             _download(request, commit, wanted)
     return Fetched(request.name, request.snapshot(commit), commit, request.revision)
+
+
+def glance(hub_id: str, *, folder: Path = Path()) -> Fetched:
+    """Bring what a plan needs of a repository: config and index. The weights stay where they are.
+
+    Args:
+        hub_id: as for `fetch`.
+        folder: as for `fetch`.
+
+    Returns:
+        The folder and the commit; with `remote` if weights are missing there. If the Hub cannot be reached: as `fetch`.
+
+    Raises:
+        InputError: as `fetch`; and for torch pickles, which do not begin with a list of what is in them.
+    """
+    request = _request(hub_id, folder)
+    with _without_bars(request.hub, True):
+        try:
+            commit, files = _listing(request)
+        except UnreachableError as problem:
+            return _from_cache(request, problem)
+        wanted = _wanted(request, commit, files)
+        remote = _remote(request, commit, wanted)
+        beside = [f for f in wanted if is_index(f.name) or f.name.rpartition("/")[2] in _SETTINGS]
+        if remote is None:
+            beside += [f for f in wanted if f.name in _TOKENIZER]
+        elif pickles := [name for name in remote.sizes if name.endswith(".bin")]:
+            _refuse_large(request, pickles, remote.missing)
+            remote, beside = None, wanted
+        _download(request, commit, beside)
+    return Fetched(request.name, request.snapshot(commit), commit, request.revision, remote=remote)
+
+
+def _remote(request: Request, commit: str, wanted: list[_File]) -> Remote | None:
+    """What is missing here of the weights; None if nothing is."""
+    folder = request.snapshot(commit)
+    sizes = {file.name: file.size for file in wanted if is_weights(file.name)}
+    if all((folder / name).is_file() for name in sizes):
+        return None
+    missing = sum(file.size for file in wanted) - _present(request, commit, wanted, _sizes(request.blobs))
+    return Remote(request, commit, folder, sizes, missing, {f.name: f.blob for f in wanted if f.name in _TOKENIZER})
+
+
+def _refuse_large(request: Request, pickles: list[str], missing: int) -> None:
+    if missing > _SMALL_PICKLE:
+        what = f"{request.text}: its weights are torch pickles ({listed(pickles)}), whose tensors are known only once"
+        remedy = f"fetch them for the plan: {download(request)}; or name a revision that has safetensors"
+        raise InputError(f"{what} they are here: {_gigabytes(missing)} to download", remedy)
+
+
+def bring_tokenizers(remotes: Iterable[Remote]) -> None:
+    """Fetch the files that say which token has which row: for models whose tokens must be compared.
+
+    Raises:
+        InputError: if they cannot be fetched.
+    """
+    for remote in remotes:
+        files = [_File(name, 0, blob) for name, blob in remote.tokenizer.items()]
+        with _without_bars(remote.request.hub, True):
+            _download(remote.request, remote.commit, files)
+
+
+def check_room(remotes: Iterable[Remote]) -> None:
+    """See that the disk of the cache can hold all downloads together.
+
+    Raises:
+        InputError: with the figures.
+    """
+    distinct = {(remote.request.name, remote.commit): remote for remote in remotes}
+    if distinct:
+        request = next(iter(distinct.values())).request
+        names = listed(remote.request.text for remote in distinct.values())
+        _check_room(request, names, sum(remote.missing for remote in distinct.values()), "")
 
 
 def _request(hub_id: str, folder: Path) -> Request:
@@ -213,14 +299,18 @@ def _missing(folder: Path) -> list[str]:
 def _check_disk(request: Request, commit: str, files: list[_File]) -> None:
     total = sum(file.size for file in files)
     here = _present(request, commit, files, _sizes(request.blobs))
+    parts = f" ({_gigabytes(total)} in all, {_gigabytes(here)} in the cache)"
+    _check_room(request, request.text, total - here, parts)
+
+
+def _check_room(request: Request, what: str, count: int, parts: str) -> None:
     place = next(path for path in (request.cache, *request.cache.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
-    if total - here > free:
-        what = (
-            f"{request.text}: the download needs {_gigabytes(total - here)} ({_gigabytes(total)} in all, "
-            f"{_gigabytes(here)} in the cache), but the disk of {request.cache} has {_gigabytes(free)} free"
+    if count > free:
+        told = f"{what}: the download needs {_gigabytes(count)}{parts}, but the disk of {request.cache} has"
+        raise InputError(
+            f"{told} {_gigabytes(free)} free", "free some space, or set HF_HOME to a folder on a larger disk"
         )
-        raise InputError(what, "free some space, or set HF_HOME to a folder on a larger disk")
 
 
 def _gigabytes(count: int) -> str:

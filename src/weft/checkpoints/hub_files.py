@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
+
+from weft.checkpoints.plain_files import LIST_BYTES, read_json
 
 Shards = Callable[[str], Collection[str]]
 """From the name of an index to the names of the files that it lists, both as seen from the repository's root."""
@@ -87,8 +88,8 @@ def listed_in(path: Path, name: str) -> list[str]:
         Sorted names; none if it cannot be read, which is told when the model is opened.
     """
     try:
-        parsed: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        parsed: Any = read_json(path, LIST_BYTES)
+    except (OSError, ValueError):
         return []
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
     values = weight_map.values() if isinstance(weight_map, dict) else ()

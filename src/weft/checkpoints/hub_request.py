@@ -112,7 +112,10 @@ def refusal(request: Request, error: Exception) -> InputError:
     if isinstance(error, kinds.RevisionNotFoundError):
         return _no_revision(request)
     if isinstance(error, kinds.OfflineModeIsEnabled):
-        remedy = f"unset HF_HUB_OFFLINE, or fetch it while there is a network: hf download {request.name}"
+        remedy = (
+            f"unset HF_HUB_OFFLINE, or fetch it while there is a network: hf download {request.name}; "
+            f"if a folder is meant, check the path: there is no {request.local / request.name}"
+        )
         return UnreachableError(
             f"{request.text}: HF_HUB_OFFLINE is set", _or_folder(request.name, request.local, remedy)
         )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from weft.errors import InputError, Problem
+from weft.checkpoints.patterns import Expression, ExpressionError
+from weft.checkpoints.plain_files import read_json
+from weft.errors import InputError, Problem, shown
 
 CONFIG = "adapter_config.json"
 
@@ -28,6 +28,9 @@ _UNSUPPORTED = {
 }
 """Options that make the adapted weight something else than the base plus a scaled product, and what they do."""
 
+_MOST = 2**31
+"""No rank and no alpha is near it."""
+
 _TRAINING_ONLY = {"eva_config", "corda_config", "loftq_config", "lora_ga_config", "velora_config", "megatron_config",
                   "runtime_config", "monteclora_config", "use_rslora", "use_dora"}  # fmt: skip
 """Options that are read elsewhere, or only matter while an adapter is trained."""
@@ -44,7 +47,7 @@ class Patterns:
     The first that fits decides.
     """
 
-    entries: tuple[tuple[str, re.Pattern[str], float], ...] = ()
+    entries: tuple[tuple[str, Expression, float], ...] = ()
 
     @classmethod
     def of(cls, given: Mapping[str, float]) -> Patterns:
@@ -54,11 +57,13 @@ class Patterns:
             >>> Patterns.of({"v_proj": 16, "layers.[01].*": 8}).value("model.layers.0.q_proj", 4)
             8
         """
-        return cls(tuple((text, re.compile(rf"(?:.*\.)?(?:{text})"), value) for text, value in given.items()))
+        return cls(
+            tuple((text, Expression(rf"(?:.*\.)?(?:{text})", repr(text)), value) for text, value in given.items())
+        )
 
     def value(self, module: str, default: float) -> float:
         """The value for a module; a pattern that is literally its name counts even if it does not fit as one."""
-        fits = (value for _, pattern, value in self.entries if pattern.fullmatch(module))
+        fits = (value for _, pattern, value in self.entries if pattern.fits(module))
         same = (value for text, _, value in self.entries if text == module)
         return next(fits, next(same, default))
 
@@ -112,13 +117,13 @@ def read_config(path: Path) -> LoraConfig:
         InputError: with everything in it that is wrong or not supported.
     """
     try:
-        given: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        given: Any = read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}", "download the adapter again") from None
     if not isinstance(given, dict) or not isinstance(given.get("peft_type"), str):
         raise InputError(f"{path}: does not say its peft_type", "name the folder of an adapter that peft saved")
     if given["peft_type"].upper() != "LORA":
-        raise InputError(f"{path}: is a {given['peft_type']} adapter; only LORA can be added on the fly", MERGE_FIRST)
+        raise InputError(f"{path}: is a {shown(given['peft_type'])[1:-1]} adapter; only LORA can be added on the fly", MERGE_FIRST)
     problems = [*_unsupported(given, path), *_malformed(given, path)]
     if problems:
         raise InputError(problems)
@@ -146,7 +151,7 @@ def _unsupported(given: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     start = str(given.get("init_lora_weights", True)).lower()
     if start not in _KEEPS_BASE:
         yield Problem(
-            f"{path}: init_lora_weights is {start!r}: the adapter belongs to a base that this initialisation changed",
+            f"{path}: init_lora_weights is {shown(start)}: the adapter belongs to a base that this initialisation changed",
             f"{MERGE_FIRST}; or save the adapter with path_initial_model_for_weight_conversion",
         )
 
@@ -154,31 +159,31 @@ def _unsupported(given: Mapping[str, Any], path: Path) -> Iterator[Problem]:
 def _malformed(given: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     remedy = "download the adapter again"
     if not _is_rank(given.get("r")):
-        yield Problem(f"{path}: r is {given.get('r')!r}, not a positive whole number", remedy)
+        yield Problem(f"{path}: r is {shown(given.get('r'))}, not a positive whole number", remedy)
     if not _is_number(given.get("lora_alpha")):
-        yield Problem(f"{path}: lora_alpha is {given.get('lora_alpha')!r}, not a number", remedy)
+        yield Problem(f"{path}: lora_alpha is {shown(given.get('lora_alpha'))}, not a number", remedy)
     for option, fits in (("rank_pattern", _is_rank), ("alpha_pattern", _is_number)):
         patterns = given.get(option) or {}
         if not isinstance(patterns, dict) or not all(map(fits, patterns.values())):
-            yield Problem(f"{path}: {option} is {patterns!r}, not a map of module names to numbers", remedy)
+            yield Problem(f"{path}: {option} is {shown(patterns)}, not a map of module names to numbers", remedy)
         else:
             yield from _broken_patterns(patterns, f"{path}: {option}")
     saved = given.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-        yield Problem(f"{path}: modules_to_save is {saved!r}, not a list of module names", remedy)
+        yield Problem(f"{path}: modules_to_save is {shown(saved)}, not a list of module names", remedy)
 
 
 def _broken_patterns(patterns: Mapping[str, Any], where: str) -> Iterator[Problem]:
     for pattern in patterns:
         try:
             Patterns.of({pattern: 0})
-        except re.error as error:
-            yield Problem(f"{where}: {pattern!r} is not a regular expression: {error}", "mend the expression")
+        except ExpressionError as error:
+            yield Problem(f"{where}: {shown(pattern)} is not a regular expression: {error}", "mend the expression")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST < value < _MOST
 
 
 def _is_rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST

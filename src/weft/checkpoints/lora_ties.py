@@ -8,7 +8,6 @@ therefore no longer shared. Where the base stores a single tensor for both, the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.lora import Change
 from weft.checkpoints.lora_config import LoraConfig
+from weft.checkpoints.plain_files import read_json
 from weft.errors import Problem
 
 
@@ -86,8 +86,8 @@ def _model_config(base: Checkpoint) -> dict[str, Any]:
     """The base's own configuration, as far as there is one that can be read."""
     folder = base.path if base.path is None or base.path.is_dir() else base.path.parent
     try:
-        parsed = json.loads((folder / "config.json").read_text("utf-8")) if folder else {}
-    except (OSError, ValueError, RecursionError):
+        parsed = read_json(folder / "config.json") if folder else {}
+    except (OSError, ValueError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 

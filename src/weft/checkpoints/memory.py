@@ -13,6 +13,8 @@ from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.errors import InputError
 from weft.kernels.dtypes import BY_NAME, DType
 
+_NAMES = "name tensors by text, as state dicts do"
+
 
 class InMemory(Checkpoint):
     """A dict of tensors. Contiguous ones are read where they lie; nothing is copied and nothing is changed.
@@ -22,7 +24,8 @@ class InMemory(Checkpoint):
         label: what to call it in messages.
 
     Raises:
-        InputError: for a value that is not a tensor, or has a number format that Weft does not know.
+        InputError: for a name that is not text, a value that is not a tensor, or a number format that Weft does not
+            know.
     """
 
     def __init__(self, tensors: Mapping[str, Any], label: str, metadata: Mapping[str, str] | None = None) -> None:
@@ -34,6 +37,8 @@ class InMemory(Checkpoint):
         first: dict[Any, str] = {}
         tied: dict[str, str] = {}
         for name, value in tensors.items():
+            if not isinstance(name, str):
+                raise InputError(f"{label}: the tensor name {name!r} is a {type(name).__name__}", _NAMES)
             dtype, array = storage(name, value, label)
             specs[name] = TensorSpec(name, dtype, tuple(value.shape))
             self._arrays[name] = array

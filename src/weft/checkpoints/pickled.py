@@ -1,43 +1,37 @@
 """Torch pickles (`.bin`, `.pt`, `.pth`, `.ckpt`), read with torch's weights-only reader and nothing else.
 
-A pickle is a program. Torch's reader runs the few instructions that build tensors and refuses the rest; what it refuses
-is refused here. It maps the file, from which we learn where each tensor's bytes lie; they are then read with `pread`,
-as those of a safetensors file are. A mapping would count as resident memory, and a file that shrinks under it kills the
-process.
+A pickle is a program. It is walked through before anything is done (`pickle_program`); then torch's reader runs the few
+instructions that build tensors and refuses the rest; what it refuses is refused here. It maps the file, from which we
+learn where each tensor's bytes lie; they are then read with `pread`, as those of a safetensors file are. A mapping
+would count as resident memory, and a file that shrinks under it kills the process.
 """
 
 from __future__ import annotations
 
 import os
-import pickletools
-import re
-import sys
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
+from weft.checkpoints.header import name_fault
 from weft.checkpoints.memory import identity, is_torch_tensor, storage
+from weft.checkpoints.pickle_loading import load
+from weft.checkpoints.plain_files import open_file
+from weft.checkpoints.positioned import read_at
 from weft.checkpoints.safetensors import Stretch
-from weft.errors import InputError, listed
+from weft.checkpoints.sources import SourceFile
+from weft.errors import InputError, listed, shown
 from weft.kernels.dtypes import DType
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 PICKLED_INDEX = ".bin.index.json"
 
-_SAFE = (2, 10)
-"""The first torch whose weights-only reader is not known to be fooled by a crafted file: CVE-2025-32434 (until 2.5)
-runs code, CVE-2026-24747 (until 2.9) corrupts memory."""
-
 _BLOCK = 1 << 16
-_CONVERT = "load it where you trust it (torch.load), and save its tensors with safetensors.torch.save_file"
 
 
 class PickledCheckpoint(Checkpoint):
@@ -61,6 +55,7 @@ class PickledCheckpoint(Checkpoint):
         self.stem = stem
         self.metadata = MappingProxyType({})
         self._descriptors: list[int] = []
+        self._sources: list[SourceFile] = []
         self._places: dict[str, Stretch | _Held] = {}
         tensors: dict[str, TensorSpec] = {}
         tied: dict[str, str] = {}
@@ -74,16 +69,16 @@ class PickledCheckpoint(Checkpoint):
         self.tied = MappingProxyType(tied)
 
     def _add(self, file: Path, tensors: dict[str, TensorSpec], tied: dict[str, str]) -> None:
-        torch = _torch(file)
         descriptor = self._open(file)
-        is_zip = os.pread(descriptor, 4, 0) == b"PK\x03\x04"
-        records = _records(file) if is_zip else {}
-        loaded = _load(torch, file, is_zip)
+        is_zip = _begins_as_zip(descriptor)
+        loaded, records = load(file, is_zip)
         base = _mapped_at(records, loaded)
         first: dict[Any, str] = {}
         for name, value in state_dict(loaded, file).items():
             if name in tensors:
                 raise InputError(f"{file}: tensor {name!r} is also in {self._places[name].file}", "keep one of the two")
+            if fault := name_fault(name):
+                raise InputError(f"{file}: tensor {shown(name)}: {fault}", "save it under another name")
             dtype, held = _held(name, value, file)
             tensors[name] = TensorSpec(name, dtype, tuple(value.shape))
             offset = None if base is None else held.offset_from(base, os.fstat(descriptor).st_size)
@@ -93,8 +88,9 @@ class PickledCheckpoint(Checkpoint):
 
     def _open(self, file: Path) -> int:
         try:
-            with file.open("rb") as stream:
+            with open_file(file) as stream:
                 self._descriptors.append(os.dup(stream.fileno()))
+                self._sources.append(SourceFile.opened(file, stream.fileno()))
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}", "check the path and the permissions") from None
         return self._descriptors[-1]
@@ -106,6 +102,11 @@ class PickledCheckpoint(Checkpoint):
     def file_of(self, name: str) -> str:
         """The path of the shard."""
         return str(self._places[name].file)
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """Its files."""
+        return tuple(self._sources)
 
     @property
     def is_resident(self) -> bool:
@@ -169,6 +170,11 @@ def _held(name: str, value: Any, file: Path) -> tuple[DType, _Held]:
     return dtype, _Held(file, memory, tuple(value.stride()))
 
 
+def _begins_as_zip(descriptor: int) -> bool:
+    beginning = bytearray(4)
+    return read_at(descriptor, memoryview(beginning), 0) == 4 and bytes(beginning) == b"PK\x03\x04"
+
+
 def _mapped_at(records: Mapping[int, int], loaded: Any) -> int | None:
     """The address of the file's first byte, if what torch loaded is the mapped file.
 
@@ -198,111 +204,12 @@ def _tensors(loaded: Any) -> Iterator[Any]:
             waiting += value.values() if isinstance(value, Mapping) else value
 
 
-def _records(file: Path) -> dict[int, int]:
-    """For each storage in an archive, where its bytes begin and how many they are; none if they need conversion.
-
-    Raises:
-        InputError: if it is damaged or compressed.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
-            compressed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-            if compressed:
-                what = f"{file}: the archive is compressed ({listed(compressed, 2)}), which torch.save never does"
-                raise InputError(what, _CONVERT)
-            entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            order = archive.read(entries["byteorder"]).decode() if "byteorder" in entries else "little"
-            found = [info for name, info in entries.items() if re.fullmatch(r"data/\d+", name) and info.file_size]
-            return {_begin(stream, info): info.file_size for info in found} if order == sys.byteorder else {}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise _damaged(file, f"{error}") from None
-
-
-def _begin(stream: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes begin: after its header, its name and an extra field, whose lengths the header holds."""
-    stream.seek(info.header_offset + 26)
-    lengths = stream.read(4)
-    return info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-
-
-# --- loading ----------------------------------------------------------------------------------------------------------
-
-
-def _load(torch: Any, file: Path, is_zip: bool) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(file, weights_only=True, mmap=is_zip, map_location="cpu")
-    except UnpicklingError as error:
-        raise _refused(file, error) from None
-    except Exception as error:  # a stranger's pickle can raise anything
-        raise _damaged(file, f"{type(error).__name__}: {error}") from None
-
-
-def _torch(file: Path) -> Any:
-    try:
-        import torch
-    except ImportError:
-        what, remedy = "reading torch pickles needs torch", 'pip install "weft[torch]", or convert to safetensors'
-        raise InputError(f"{file}: {what}", remedy) from None
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE:
-        wanted = ".".join(map(str, _SAFE))
-        what = f"{file}: a crafted pickle can break into torch {torch.__version__}, even its weights-only reader"
-        raise InputError(what, f'pip install "torch>={wanted}", or convert the file to safetensors')
-    return torch
-
-
-def _damaged(file: Path, said: str) -> InputError:
-    what = f"{file}: not a torch checkpoint, or damaged ({said.partition(chr(10))[0][:200]})"
-    return InputError(what, "download it again; if it is something else, convert it to safetensors")
-
-
-def _refused(file: Path, error: UnpicklingError) -> InputError:
-    culprit = _named_in(str(error)) or _first_global(file)
-    if culprit is None and not _begins_like_a_pickle(file):
-        return _damaged(file, "it does not begin as what torch.save writes")
-    asks = f"it asks for {culprit}" if culprit else "it asks for more than torch's weights-only reader allows"
-    return InputError(f"{file}: loading it may run code, so it was not loaded: besides tensors {asks}", _CONVERT)
-
-
-def _named_in(message: str) -> str | None:
-    found = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)|Unsupported class (\S+)", message)
-    return next((group for group in found.groups() if group), None) if found else None
-
-
-def _begins_like_a_pickle(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(4).startswith((b"\x80", b"PK\x03\x04"))
-
-
-def _first_global(file: Path) -> str | None:
-    """The first name outside torch that a pickle imports. It is looked at, not run."""
-    text: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(_pickle_in(file)):
-            if opcode.name in ("GLOBAL", "INST"):
-                text += str(argument).split(" ", 1)
-            elif isinstance(argument, str):
-                text.append(argument)
-            if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not text[-2].startswith(("torch", "collections")):
-                return f"{text[-2]}.{text[-1]}"
-    except Exception:  # it serves a message only
-        return None
-    return None
-
-
-def _pickle_in(file: Path) -> bytes:
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-    with file.open("rb") as stream:
-        return stream.read(1 << 24)
-
-
 # --- finding the tensors ----------------------------------------------------------------------------------------------
 
 _NOT_THE_MODEL = ("optim", "sched", "lr_sched", "scaler", "grad_scaler", "rng", "loops", "callbacks")
 """How trainers call the states of other things than models."""
+_DEPTH = 20
+"""How deep a state dict is looked for; trainers wrap it twice."""
 
 
 def state_dict(loaded: Any, file: Path) -> Mapping[str, Any]:
@@ -319,25 +226,26 @@ def state_dict(loaded: Any, file: Path) -> Mapping[str, Any]:
         InputError: if there is no dict of tensors, or several, or one that holds other things too.
     """
     level, seen = {"": loaded}, {id(loaded)}
-    while level:
+    for _ in range(_DEPTH):
         candidates = {key: found for key, found in level.items() if _has_weights(found)}
         if candidates:
             return _checked(candidates, file)
-        level = {key: inner for key, inner in _inside(level) if id(inner) not in seen}
-        seen.update(map(id, level.values()))
+        level = dict(_inside(level, seen))
     if isinstance(loaded, Mapping) and any(map(is_torch_tensor, loaded.values())):
         return _checked({"": loaded}, file)
-    holds = f"a dict with {listed(map(repr, loaded))}" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
+    holds = f"a dict with {listed(map(shown, loaded))}" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
     remedy = "save the state dict, names to tensors, with safetensors.torch.save_file"
     raise InputError(f"{file}: holds no dict of tensors but {holds}", remedy)
 
 
-def _inside(level: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The dicts one level further in, by their path."""
+def _inside(level: Mapping[str, Any], seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """The dicts one level further in, by their path; each once, though a pickle may refer to it a million times."""
     for path, outer in level.items():
         for key, inner in outer.items() if isinstance(outer, Mapping) else ():
-            if isinstance(inner, Mapping) and isinstance(key, str) and not key.lower().startswith(_NOT_THE_MODEL):
-                yield f"{path}[{key!r}]", inner
+            is_part = isinstance(inner, Mapping) and id(inner) not in seen
+            if is_part and isinstance(key, str) and not key.lower().startswith(_NOT_THE_MODEL):
+                seen.add(id(inner))
+                yield f"{path}[{shown(key)}]", inner
 
 
 def _has_weights(value: Any) -> bool:
@@ -351,11 +259,11 @@ def _checked(candidates: Mapping[str, Mapping[str, Any]], file: Path) -> Mapping
     path, found = next(iter(candidates.items()))
     load = f"torch.load({file.name!r}, weights_only=True)"
     if len(candidates) > 1:
-        what = f"{file}: holds several dicts of tensors: {', '.join(candidates)}"
+        what = f"{file}: holds several dicts of tensors: {listed(candidates)}"
         remedy = f"save the one to merge by itself: safetensors.torch.save_file({load}{path}, 'one.safetensors')"
         raise InputError(what, remedy)
     others = [
-        f"{k!r} ({type(v).__name__})" for k, v in found.items() if not (is_torch_tensor(v) and isinstance(k, str))
+        f"{shown(k)} ({type(v).__name__})" for k, v in found.items() if not (is_torch_tensor(v) and isinstance(k, str))
     ]
     if others:
         where = f" at {path}" if path else ""

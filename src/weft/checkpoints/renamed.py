@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import permutations
 from types import MappingProxyType
 
 from weft.checkpoints.checkpoint import Array, Checkpoint
-from weft.errors import InputError, Problem, listed
+from weft.checkpoints.header import name_fault
+from weft.checkpoints.patterns import Expression, ExpressionError
+from weft.checkpoints.sources import SourceFile
+from weft.errors import InputError, Problem, listed, shown
 from weft.kernels.dtypes import DType
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.", "base_model.")
@@ -56,6 +58,11 @@ class Renamed(Checkpoint):
         return self._inner.stored_dtype(self._names[name])
 
     @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """As the inner checkpoint."""
+        return self._inner.sources
+
+    @property
     def is_resident(self) -> bool:
         """As the inner checkpoint."""
         return self._inner.is_resident
@@ -100,21 +107,22 @@ def _change(pattern: str, replacement: str) -> Callable[[str], str]:
     if not pattern.startswith("re:"):
         return lambda name: replacement + name[len(pattern) :] if name.startswith(pattern) else name
     try:
-        compiled = re.compile(pattern[3:])
-        compiled.sub(replacement, "")
-    except (re.error, IndexError) as error:
+        expression = Expression(pattern[3:], f"rename: {pattern!r}")
+        expression.check_replacement(replacement)
+    except ExpressionError as error:
         raise InputError(f"rename: {pattern!r} -> {replacement!r}: {error}", "mend the expression") from None
-    return lambda name: compiled.sub(replacement, name)
+    return lambda name: expression.replaced(name, replacement)
 
 
 def _distinct(changed: list[tuple[str, str]], label: str, pattern: str) -> dict[str, str]:
     names: dict[str, str] = {}
     problems = []
     for new, old in changed:
+        if fault := name_fault(new):
+            raise InputError(f"{label}: rename: {pattern!r} makes {shown(new)} of {old!r}: {fault}", "mend the change")
         if new in names:
-            problems.append(
-                Problem(f"{label}: rename: {pattern!r} gives {names[new]!r} and {old!r} the same name {new!r}")
-            )
+            what = f"{label}: rename: {pattern!r} gives {names[new]!r} and {old!r} the same name {new!r}"
+            problems.append(Problem(what, "look for more of the name, so that only the tensors that are meant change"))
         names[new] = old
     if problems:
         raise InputError(problems)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
+from weft.checkpoints.sources import SourceFile
 from weft.kernels.dtypes import FLOAT32, FLOAT64, DType, compute_dtype
 from weft.kernels.lowrank import widening
 
@@ -143,6 +144,11 @@ class Rows(Checkpoint):
     def stored_dtype(self, name: str) -> DType:
         """As the inner checkpoint."""
         return self._inner.stored_dtype(name)
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """As the inner checkpoint."""
+        return self._inner.sources
 
     @property
     def is_resident(self) -> bool:

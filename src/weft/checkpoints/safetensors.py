@@ -10,6 +10,9 @@ from types import MappingProxyType
 
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.checkpoints.header import read_header
+from weft.checkpoints.plain_files import open_file
+from weft.checkpoints.positioned import read_at
+from weft.checkpoints.sources import SourceFile
 from weft.errors import InputError, MergeError
 
 INDEX = ".safetensors.index.json"
@@ -40,7 +43,7 @@ class Stretch:
 
     def _read_into(self, view: memoryview, position: int, name: str) -> int:
         try:
-            count = os.preadv(self.descriptor, [view], position)
+            count = read_at(self.descriptor, view, position)
         except OSError as error:
             what = f"{self.file}: cannot read tensor {name!r} at byte {position}: {error.strerror}"
             raise MergeError(what) from error
@@ -67,6 +70,7 @@ class SafetensorsCheckpoint(Checkpoint):
         self.tied = MappingProxyType({})
         self.stem = stem
         self._descriptors: list[int] = []
+        self._sources: list[SourceFile] = []
         self._places: dict[str, Stretch] = {}
         tensors: dict[str, TensorSpec] = {}
         metadata: dict[str, str] = {}
@@ -81,13 +85,14 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def _add(self, file: Path, tensors: dict[str, TensorSpec], metadata: dict[str, str]) -> None:
         try:
-            stream = file.open("rb")
+            stream = open_file(file)
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}", "check the path and the permissions") from None
         with stream:
             header = read_header(stream, file, os.fstat(stream.fileno()).st_size)
             descriptor = os.dup(stream.fileno())
         self._descriptors.append(descriptor)
+        self._sources.append(SourceFile.opened(file, descriptor))
         for name in header.tensors.keys() & tensors.keys():
             raise InputError(f"{file}: tensor {name!r} is also in {self._places[name].file}", "keep one of the two")
         tensors.update(header.tensors)
@@ -101,6 +106,11 @@ class SafetensorsCheckpoint(Checkpoint):
     def file_of(self, name: str) -> str:
         """The path of the shard."""
         return str(self._places[name].file)
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """Its files."""
+        return tuple(self._sources)
 
     @property
     def is_resident(self) -> bool:

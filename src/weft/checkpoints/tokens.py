@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from weft.checkpoints.plain_files import LIST_BYTES, open_file, parsed_json, read_json, read_text
 from weft.errors import InputError
 
 FAST = "tokenizer.json"
@@ -68,7 +69,7 @@ class VocabularyFiles:
         added: dict[str, Mapping[str, Any]] = {}
         for file in self.files:
             try:
-                _READERS[file.name](file.read_text("utf-8"), ids, added)
+                _READERS[file.name](read_text(file, LIST_BYTES), ids, added)
             except (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
                 raise InputError(f"{file}: is not a vocabulary: {error or type(error).__name__}", _REMEDY) from None
         by_id = dict(sorted(ids.items(), key=lambda item: item[1]))
@@ -94,15 +95,20 @@ def find_vocabulary(folder: Path) -> VocabularyFiles | None:
     beside = folder / _ADDED
     files = (first, beside) if first.name != FAST and beside.is_file() else (first,)
     try:
-        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        digests = [_digest(file) for file in files]
     except OSError:
         return None
     return VocabularyFiles(files, " ".join([first.name, *digests]))
 
 
+def _digest(file: Path) -> str:
+    with open_file(file) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _fast(text: str, ids: dict[str, int], added: dict[str, Mapping[str, Any]]) -> None:
     """`tokenizer.json`: a vocabulary by token or, for unigram models, in order, and the tokens added to it."""
-    parsed = json.loads(text)
+    parsed = parsed_json(text)
     tokens = parsed["model"].get("vocab") or {}
     _take(tokens if isinstance(tokens, Mapping) else _in_order(str(piece) for piece, _ in tokens), ids)
     for entry in parsed.get("added_tokens") or ():
@@ -112,7 +118,7 @@ def _fast(text: str, ids: dict[str, int], added: dict[str, Mapping[str, Any]]) -
 
 def _map(text: str, ids: dict[str, int], added: dict[str, Mapping[str, Any]]) -> None:
     """`vocab.json`; one that holds a vocabulary for each language belongs to no single tensor."""
-    parsed = json.loads(text)
+    parsed = parsed_json(text)
     if not all(isinstance(value, Mapping) for value in parsed.values()):
         _take(parsed, ids)
 
@@ -124,7 +130,7 @@ def _lines(text: str, ids: dict[str, int], added: dict[str, Mapping[str, Any]]) 
 
 def _more(text: str, ids: dict[str, int], added: dict[str, Mapping[str, Any]]) -> None:
     """`added_tokens.json`, which keeps no flags."""
-    parsed = json.loads(text)
+    parsed = parsed_json(text)
     _take(parsed, ids)
     added.update((str(token), _FLAGS) for token in parsed)
 
@@ -159,16 +165,16 @@ def append_tokens(folder: Path, first: int, tokens: Sequence[tuple[str, Mapping[
         tokens: each token with its flags.
     """
     entries = [{"id": first + k, "content": token, **_FLAGS, **flags} for k, (token, flags) in enumerate(tokens)]
-    parsed = json.loads((folder / FAST).read_text("utf-8"))
+    parsed = read_json(folder / FAST, LIST_BYTES)
     parsed["added_tokens"] = [*(parsed.get("added_tokens") or ()), *entries]
     write_json(folder / FAST, parsed)
     if (config := folder / _CONFIG).is_file():
-        settings = json.loads(config.read_text("utf-8"))
+        settings = read_json(config, LIST_BYTES)
         if isinstance(listed := settings.get("added_tokens_decoder"), dict):
             listed |= {str(e["id"]): {k: v for k, v in e.items() if k != "id"} for e in entries}
             write_json(config, settings)
     if (older := folder / _ADDED).is_file():
-        write_json(older, {**json.loads(older.read_text("utf-8")), **{e["content"]: e["id"] for e in entries}})
+        write_json(older, {**read_json(older, LIST_BYTES), **{e["content"]: e["id"] for e in entries}})
 
 
 def write_json(file: Path, parsed: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import weft
+from weft.cli.clean import clean
 from weft.cli.doctor import doctor
 from weft.cli.merge import merge
 from weft.cli.methods import methods
@@ -28,6 +29,7 @@ app.command()(methods)
 app.command()(schema)
 app.command()(doctor)
 app.command()(verify)
+app.command()(clean)
 
 
 def _show_version(wanted: bool) -> None:

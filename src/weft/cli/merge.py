@@ -12,6 +12,8 @@ from weft.cli import asking
 if TYPE_CHECKING:
     from weft.engine.merging import Report
 
+_UNFINISHED = "What was done is kept beside the output: the same command goes on from there, `weft clean` removes it."
+
 
 def merge(
     what: asking.OptionalWhat = None,
@@ -27,6 +29,9 @@ def merge(
     memory: asking.Memory = "2GiB",
     workers: asking.Workers = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard what an interrupted merge left of this output.")
+    ] = False,
     hashes: Annotated[bool, typer.Option("--hash", help="Record content hashes of the output's files.")] = False,
     reproduce: Annotated[
         Path | None,
@@ -38,7 +43,8 @@ def merge(
 ) -> None:
     """Merge models into one.
 
-    The output appears complete or not at all. Config, tokenizer and whatever else the base's folder holds come along.
+    The output appears complete or not at all; a merge that was killed or interrupted goes on with the same command.
+    Config, tokenizer and whatever else the base's folder holds come along.
     Exit codes: 0 done, 1 the merge failed, 2 something is wrong with the input and nothing was written.
 
     **Examples**
@@ -51,8 +57,9 @@ def merge(
     from weft.cli.reporting import Shown, reported
     from weft.engine.merging import merge_to
 
-    with reported(as_json):
-        options: dict[str, Any] = {"overwrite": overwrite, "hashes": hashes, "memory": memory, "workers": workers}
+    with reported(as_json, _UNFINISHED):
+        options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "memory": memory, "workers": workers}
+        options["hashes"] = hashes
         if reproduce is not None:
             asking.refuse_with("--reproduce", {"MODEL": what, "-m": method, "-b": base, "-p": parameter})
             report = _again(reproduce, _named(output), quiet or as_json, options)
@@ -60,7 +67,7 @@ def merge(
             return
         recipe = asking.asked_recipe(what or [], method, base, parameter or [], dtype, shard_size)
         if dry_run:
-            show_plan(recipe, output, overwrite, memory, workers, as_json)
+            show_plan(recipe, output, overwrite, memory, workers, as_json, restart)
             return
         with Shown(quiet or as_json) as progress:
             target = _named(output)

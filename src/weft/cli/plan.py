@@ -34,8 +34,8 @@ def plan(
 ) -> None:
     """Say what a merge would do: bytes, passes, memory, disk, time, and what happens to which tensors.
 
-    Reads headers only and writes nothing. Every problem that would keep the merge from running is told; then the exit
-    code is 2.
+    Reads headers only and writes nothing; of models on the Hub it fetches kilobytes. Every problem that would keep the
+    merge from running is told; then the exit code is 2.
 
     **Example**: `weft plan recipe.yaml`
     """
@@ -46,14 +46,22 @@ def plan(
         show_plan(recipe, output, overwrite, memory, workers, as_json)
 
 
-def show_plan(recipe: Recipe, output: Path | None, overwrite: bool, memory: str, workers: int, as_json: bool) -> None:
+def show_plan(
+    recipe: Recipe,
+    output: Path | None,
+    overwrite: bool,
+    memory: str,
+    workers: int,
+    as_json: bool,
+    restart: bool = False,
+) -> None:
     """Make a plan and print it."""
     import json
     from dataclasses import asdict
 
     from weft.engine.merging import plan
 
-    told = plan(recipe, output=output, overwrite=overwrite, memory=memory, workers=workers)
+    told = plan(recipe, output=output, overwrite=overwrite, restart=restart, memory=memory, workers=workers)
     if as_json:
         typer.echo(json.dumps({"ok": True, **asdict(told)}, indent=2))
     else:
@@ -99,7 +107,9 @@ def _figures(told: Forecast) -> list[tuple[str, str]]:
     times = "once" if told.passes == 1 else f"in {told.passes} passes"
     free = f" of {size_text(told.free_disk)} free" if told.free_disk is not None else ""
     seconds = "unknown before the first merge" if told.seconds is None else f"about {max(told.seconds, 0.1):.1f} s"
+    download = f"{size_text(told.download_bytes)} from the Hub first, which the time leaves out"
     return [
+        *([("download", download)] if told.download_bytes else []),
         ("read", f"{size_text(told.read_bytes)}, {times}"),
         ("write", f"{size_text(told.write_bytes)}{free}"),
         ("memory", f"{size_text(told.peak_memory)} at most"),

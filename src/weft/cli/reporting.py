@@ -28,10 +28,14 @@ def console() -> Console:
 
 
 @contextmanager
-def reported(as_json: bool) -> Iterator[None]:
+def reported(as_json: bool, unfinished: str = "") -> Iterator[None]:
     """Turn Weft's errors into one clear message and an exit code: 2 for bad input, 1 for a merge that failed.
 
-    A request to terminate ends like an interrupt, so that nothing is left behind.
+    A request to terminate ends like an interrupt.
+
+    Args:
+        as_json: whether errors are printed as JSON.
+        unfinished: what to say of work that was not finished, after an error that is not the input's, or an interrupt.
     """
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -42,10 +46,12 @@ def reported(as_json: bool) -> Iterator[None]:
         if as_json:
             typer.echo(json.dumps({"ok": False, "problems": _problems(error)}, indent=2))
         else:
-            Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+            more = f"\n{unfinished}" if unfinished and code == FAILED else ""
+            text = f"[bold red]error:[/] {_escaped(str(error) + more)}"
+            Console(stderr=True, soft_wrap=True).print(text, highlight=False)
         raise typer.Exit(code) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing was written")
+        Console(stderr=True, soft_wrap=True).print(f"interrupted\n{unfinished}".strip(), highlight=False)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -106,6 +112,11 @@ class Shown(Progress):
             self._bar.update(self._task, description=name)
         elif not self._quiet:
             self._line(f"{name}: {_size(total)}" if total else name)
+
+    def continued(self, share: float) -> None:
+        """A line."""
+        if not self._quiet:
+            self._line(f"going on with an interrupted merge: {share:.0%} of the output is there")
 
     def advance(self, count: int) -> None:
         """Move the bar, or say how far it is every few seconds."""

@@ -36,6 +36,12 @@ def verify(
             metavar="FILE", help="Compare the loss on these texts (.txt, .jsonl) with the parents'.", show_default=False
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to run them: cpu, cuda, cuda:1, mps. [default: a GPU if there is one]", show_default=False
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     workers: Workers = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what was found.")] = False,
@@ -63,6 +69,7 @@ def verify(
             numbers=not headers_only,
             generate=generate,
             score=score,
+            device=device,
             workers=workers,
             progress=progress,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from weft.algorithms.method import Total
 from weft.engine.binding import arguments
 from weft.engine.planning import Plan
@@ -11,19 +13,53 @@ from weft.kernels.folds import DIGITS
 
 def bytes_to_move(plan: Plan) -> int:
     """Bytes that will be looked at or written, every pass counted."""
-    looked_at = sum(sum(_nbytes(work, names) for names in _passes(work)) for work in plan.works)
+    demands = _Demands()
+    looked_at = sum(_looked_at(work, demands) for work in plan.works)
     return looked_at + sum(copied.spec.nbytes for copied in plan.copies) + plan.write_bytes
+
+
+def bytes_to_move_for(work: Work) -> int:
+    """The same for one tensor that is computed."""
+    return _looked_at(work, _Demands()) + work.spec.nbytes * (1 + len(work.aliases))
+
+
+def _looked_at(work: Work, demands: _Demands) -> int:
+    times = demands.of(work)
+    return work.spec.size * sum(
+        times[name] * operand.spec.dtype.itemsize for (name, _), operand in work.operands.items() if name in times
+    )
 
 
 def bytes_to_read(plan: Plan) -> int:
     """Bytes of input that are needed at all: a base that only lends its formats is not read."""
-    needed = sum(_nbytes(work, set().union(*_passes(work))) for work in plan.works)
+    demands = _Demands()
+    needed = sum(_needed(work, demands) for work in plan.works)
     return needed + sum(copied.spec.nbytes for copied in plan.copies)
+
+
+def _needed(work: Work, demands: _Demands) -> int:
+    times = demands.of(work)
+    return work.spec.size * sum(o.spec.dtype.itemsize for (name, _), o in work.operands.items() if name in times)
 
 
 def passes(plan: Plan) -> int:
     """How often the input is gone over: once for every round of a statistic, and once to compute."""
-    return max((len(_passes(work)) for work in plan.works), default=1)
+    kinds = {(id(work.program), work.compute.name): work for work in plan.works}
+    return max((len(_passes(work)) for work in kinds.values()), default=1)
+
+
+class _Demands:
+    """How often each argument of a program is read; worked out once, since thousands of tensors share a program."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], Counter[str]] = {}
+
+    def of(self, work: Work) -> Counter[str]:
+        """For each argument, in how many passes over this tensor it is read."""
+        key = (id(work.program), work.compute.name)
+        if key not in self._known:
+            self._known[key] = Counter(name for asked in _passes(work) for name in asked)
+        return self._known[key]
 
 
 def _passes(work: Work) -> list[set[str]]:
@@ -34,7 +70,3 @@ def _passes(work: Work) -> list[set[str]]:
         rounds = 1 if isinstance(statistic.fold, Total) else 8 * work.compute.itemsize // DIGITS
         asked += [arguments(statistic.expression)] * rounds
     return asked
-
-
-def _nbytes(work: Work, names: set[str]) -> int:
-    return sum(operand.spec.nbytes for (name, _), operand in work.operands.items() if name in names)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from weft.engine.binding import arguments
-from weft.engine.cost import bytes_to_move
+from weft.engine.cost import bytes_to_move, bytes_to_move_for
+from weft.engine.journal import Journal
 from weft.engine.mapping import Sink, compute, copy
 from weft.engine.planning import Plan, as_copy
 from weft.engine.progress import Progress
@@ -21,7 +22,12 @@ from weft.kernels.dtypes import FLOAT64, compute_dtype
 
 
 def execute(
-    plan: Plan, budget: Budget, sink: Sink, progress: Progress, on_nonfinite: OnNonfinite = "error"
+    plan: Plan,
+    budget: Budget,
+    sink: Sink,
+    progress: Progress,
+    on_nonfinite: OnNonfinite = "error",
+    journal: Journal | None = None,
 ) -> tuple[str, ...]:
     """Compute and copy every tensor of a plan.
 
@@ -31,6 +37,7 @@ def execute(
         sink: where output goes.
         progress: is told how far it is.
         on_nonfinite: what to do about inputs that are not finite.
+        journal: what an earlier run did already, and where to note what this one does.
 
     Returns:
         What was noted on the way, in words.
@@ -39,65 +46,87 @@ def execute(
         InputError: for inputs that are not finite, if that is an error. Masks, which hold infinities and are the same
             in every input, are copied.
     """
-    try:
-        return _executed(plan, budget, sink, progress, on_nonfinite)
-    except ConstantMasks as found:
-        return execute(_copying(plan, found.works), budget, sink, progress, on_nonfinite)
-
-
-def _copying(plan: Plan, masks: frozenset[Work]) -> Plan:
-    """The plan with these tensors copied instead of merged."""
-    works = [work for work in plan.works if work not in masks]
-    copies = [*plan.copies]
-    for mask in masks:
-        copied = as_copy(mask.spec, next(o for (name, _), o in mask.operands.items() if name == "tuned"))
-        copied = replace(copied, aliases=mask.aliases, rule=mask.rule)
-        copies.append(copied) if isinstance(copied, Copied) else works.append(copied)
-    return replace(plan, works=tuple(works), copies=tuple(copies))
-
-
-def _executed(plan: Plan, budget: Budget, sink: Sink, progress: Progress, on_nonfinite: OnNonfinite) -> tuple[str, ...]:
+    journal = journal or Journal()
     progress.phase("merging", bytes_to_move(plan))
-    together, alone = _scopes([work for work in plan.works if work.spec.size])
-    watch = Watch(on_nonfinite)
-    run = _Execution(budget, Residency(budget.resident), sink, progress, watch)
-    notes = [run.scope(works, Runner(budget.threads)) for works in together]
-    notes += [run.scope([work], Runner(budget.threads)) for work in alone if work.spec.size > budget.tile]
-    notes += run.side_by_side([work for work in alone if work.spec.size <= budget.tile])
+    run = _Execution(budget, Residency(budget.resident), sink, progress, on_nonfinite, journal)
+    masks = [work for work in plan.works if work.spec.name in journal.masks]
+    run.masks.extend(masks)
+    together, alone = _scopes([work for work in plan.works if work.spec.size and work not in set(masks)])
+    for works in together:
+        run.scope(works, Runner(budget.threads))
+    for work in alone:
+        if work.spec.size > budget.tile:
+            run.scope([work], Runner(budget.threads))
+    run.side_by_side([work for work in alone if work.spec.size <= budget.tile])
     run.copies(plan.copies)
-    return (*dict.fromkeys(text for texts in notes for text in texts), *watch.warnings())
+    return journal.noticed()
 
 
 @dataclass(frozen=True)
 class _Execution:
-    """What all scopes of one merge share."""
+    """What all scopes of one merge share.
+
+    Attributes:
+        masks: tensors that turned out to be constant masks.
+    """
 
     budget: Budget
     residency: Residency
     sink: Sink
     progress: Progress
-    watch: Watch
+    on_nonfinite: OnNonfinite
+    journal: Journal
+    masks: list[Work] = field(default_factory=list)
 
-    def scope(self, works: Sequence[Work], runner: Runner) -> tuple[str, ...]:
-        """Statistics, then the map."""
-        reader = Reader(self.residency, self.progress)
-        scope = Scope(works, reader, runner, self.budget.tile, self.watch)
-        try:
-            return compute(scope, settle(scope), self.sink, self.progress)
-        finally:
-            reader.release()
+    def scope(self, works: Sequence[Work], runner: Runner) -> None:
+        """Statistics, then the map; once more without the tensors that turn out to be masks."""
+        while works and not self._is_written(works):
+            reader = Reader(self.residency, self.progress)
+            watch = Watch(self.on_nonfinite, self.journal)
+            scope = Scope(works, reader, runner, self.budget.tile, watch, self.journal)
+            try:
+                compute(scope, settle(scope), self.sink, self.progress)
+                return
+            except ConstantMasks as found:
+                works = self._without(works, found.works)
+            finally:
+                reader.release()
 
-    def side_by_side(self, works: Sequence[Work]) -> list[tuple[str, ...]]:
+    def _is_written(self, works: Sequence[Work]) -> bool:
+        if any(True for work in works for _ in self.journal.left(work.spec.name, 0, work.spec.size)):
+            return False
+        self.progress.advance(sum(bytes_to_move_for(work) for work in works))
+        return True
+
+    def _without(self, works: Sequence[Work], masks: frozenset[Work]) -> list[Work]:
+        """The other tensors of a scope, which are computed anew if they shared statistics with the masks."""
+        self.masks.extend(masks)
+        others = [work for work in works if work not in masks]
+        shared = bool(works[0].program.statistics)
+        names = [work.spec.name for work in others]
+        self.journal.set_aside([mask.spec.name for mask in masks], names if shared else [])
+        return others if shared else []
+
+    def side_by_side(self, works: Sequence[Work]) -> None:
         """Tensors of one tile that stand alone: each whole on one thread, many at once."""
-        notes: list[tuple[str, ...]] = []
         one = Runner(1)
-        Runner(self.budget.threads).run(works, lambda: None, lambda _, work: notes.append(self.scope([work], one)))
-        return notes
+        Runner(self.budget.threads).run(works, lambda: None, lambda _, work: self.scope([work], one))
 
     def copies(self, copies: Sequence[Copied]) -> None:
         """Tensors that are taken as they are."""
+        found = [_copied(mask) for mask in self.masks]
+        for work in found:
+            if isinstance(work, Work):
+                self.scope([work], Runner(self.budget.threads))
+        every = (*copies, *(copied for copied in found if isinstance(copied, Copied)))
         reader, runner = Reader(self.residency, self.progress), Runner(self.budget.threads)
-        copy(copies, reader, runner, self.budget.tile, self.sink, self.progress)
+        copy(every, reader, runner, self.budget.tile, self.sink, self.progress, self.journal)
+
+
+def _copied(mask: Work) -> Work | Copied:
+    """A mask, taken as it is."""
+    copied = as_copy(mask.spec, next(o for (name, _), o in mask.operands.items() if name == "tuned"))
+    return replace(copied, aliases=mask.aliases, rule=mask.rule)
 
 
 def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:

@@ -54,6 +54,7 @@ class Forecast:
         free_disk: bytes free where the output would lie, if an output was named.
         seconds: at the rate measured in earlier merges on this machine; None before the first.
         warnings: what a person should know before.
+        download_bytes: of models on the Hub that a merge would have to download first.
     """
 
     method: str
@@ -67,10 +68,16 @@ class Forecast:
     free_disk: int | None
     seconds: float | None
     warnings: tuple[str, ...]
+    download_bytes: int = 0
 
 
 def forecast(
-    plan: Plan, method: str, settings: Settings, inputs: tuple[dict[str, Any], ...], output: Path | None
+    plan: Plan,
+    method: str,
+    settings: Settings,
+    inputs: tuple[dict[str, Any], ...],
+    output: Path | None,
+    download_bytes: int = 0,
 ) -> Forecast:
     """Sum a plan up.
 
@@ -80,6 +87,7 @@ def forecast(
         settings: memory and workers.
         inputs: descriptions of the inputs, passed on.
         output: where the output would lie.
+        download_bytes: what a merge would have to download first, passed on.
     """
     divided = budget(settings, plan.items)
     read, moved = bytes_to_read(plan), bytes_to_move(plan)
@@ -97,6 +105,7 @@ def forecast(
         free_disk=free_disk(output) if output else None,
         seconds=moved / rate if rate else None,
         warnings=plan.warnings,
+        download_bytes=download_bytes,
     )
 
 

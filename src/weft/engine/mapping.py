@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,11 +10,12 @@ import numpy as np
 
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, bind
+from weft.engine.journal import Journal
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader, TileInputs
 from weft.engine.runner import Runner
 from weft.engine.statistics import Scope
-from weft.engine.work import Copied, Tile, Work, tiles
+from weft.engine.work import Copied, Item, Tile, Work, bytes_per_element, tiles
 from weft.kernels.decoding import below_zero, bits_of
 
 
@@ -23,44 +23,46 @@ class Sink(Protocol):
     """Where output goes: a staging area on disk, or memory."""
 
     def write(self, name: str, start: int, values: Array) -> None:
-        """Elements of one tensor, from `start` on. Called from several threads, each element once."""
+        """Elements of one tensor, from `start` on. Called from several threads."""
 
 
 _VARIANCES = ("running_var", "moving_variance")
 _CLAMPED = "{count} running variances would have become negative; they are 0"
 
 
-@dataclass
-class _Worker:
-    """What one thread holds: its memory, and how many elements its tiles noted and clamped."""
+def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> None:
+    """Compute the tensors of a scope, as far as an earlier run left them to be computed.
 
-    buffers: Buffers = field(default_factory=Buffers)
-    noted: int = 0
-    clamped: int = 0
-
-
-def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> tuple[str, ...]:
-    """Compute the tensors of a scope.
-
-    Returns:
-        What their method noted, in words.
+    What their method notes on the way goes to the journal.
     """
     bound = {work: _bind(scope, work, values[work]) for work in scope.works}
 
-    def step(worker: _Worker, tile: Tile[Work]) -> None:
-        inputs = TileInputs(scope.reader, tile, worker.buffers, keep=False, watch=scope.watch)
-        out = worker.buffers.typed("output", tile.size, tile.item.spec.dtype.storage)
-        worker.noted += bound[tile.item](inputs, tile.start, out)
-        if tile.item.spec.name.endswith(_VARIANCES):
-            worker.clamped += _clamp(out)
+    def step(buffers: Buffers, tile: Tile[Work]) -> None:
+        inputs = TileInputs(scope.reader, tile, buffers, keep=False, watch=scope.watch)
+        out = buffers.typed("output", tile.size, tile.item.spec.dtype.storage)
+        tally = _noted(tile.item, bound[tile.item](inputs, tile.start, out))
+        if tile.item.spec.name.endswith(_VARIANCES) and (clamped := _clamp(out)):
+            tally[_CLAMPED] = clamped
         _write(sink, tile, out, progress)
+        if scope.watch.vouches():
+            scope.journal.wrote(tile.item.spec.name, tile.start, tile.stop, tally)
 
-    workers = scope.runner.run(scope.tiles(), _Worker, step)
+    scope.runner.run(_left(scope.tiles(), scope.journal, progress), Buffers, step)
     scope.watch.finish_pass()
-    note = scope.works[0].program.note
-    counted = [(note.text, sum(worker.noted for worker in workers))] if note else []
-    counted.append((_CLAMPED, sum(worker.clamped for worker in workers)))
-    return tuple(text.format(count=f"{count:,}") for text, count in counted if count)
+
+
+def _noted(work: Work, count: int) -> dict[str, int]:
+    return {work.program.note.text: count} if work.program.note and count else {}
+
+
+def _left(tiles: Iterable[Tile[Item]], journal: Journal, progress: Progress) -> Iterator[Tile[Item]]:
+    """The parts of tiles that an earlier run did not write."""
+    for tile in tiles:
+        left = 0
+        for start, stop in journal.left(tile.item.spec.name, tile.start, tile.stop):
+            left += stop - start
+            yield Tile(tile.item, start, stop)
+        progress.advance((tile.size - left) * bytes_per_element(tile.item))
 
 
 def _clamp(out: Array) -> int:
@@ -75,14 +77,23 @@ def _bind(scope: Scope, work: Work, values: Values) -> Bound:
     return bind(work, program.element, program.functions, values, work.spec.dtype, end, note=program.note)
 
 
-def copy(copies: Sequence[Copied], reader: Reader, runner: Runner, length: int, sink: Sink, progress: Progress) -> None:
-    """Copy the tensors whose bytes are taken as they are."""
+def copy(
+    copies: Sequence[Copied],
+    reader: Reader,
+    runner: Runner,
+    length: int,
+    sink: Sink,
+    progress: Progress,
+    journal: Journal,
+) -> None:
+    """Copy the tensors whose bytes are taken as they are, as far as an earlier run left them to be copied."""
 
     def step(buffers: Buffers, tile: Tile[Copied]) -> None:
         room = partial(buffers.of, "copied")
         _write(sink, tile, reader.read(tile.item.operand, tile.start, tile.stop, room, keep=False), progress)
+        journal.wrote(tile.item.spec.name, tile.start, tile.stop, {})
 
-    runner.run((tile for item in copies for tile in tiles(item, length)), Buffers, step)
+    runner.run(_left((tile for item in copies for tile in tiles(item, length)), journal, progress), Buffers, step)
 
 
 def _write(sink: Sink, tile: Tile[Any], values: Array, progress: Progress) -> None:

@@ -5,35 +5,31 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.companions import copy_companions
-from weft.checkpoints.layout import Layout, lay_out
 from weft.checkpoints.memory import is_torch_tensor
 from weft.checkpoints.output import MemorySink
-from weft.checkpoints.staging import staging
+from weft.checkpoints.sources import check_unchanged
+from weft.checkpoints.staging import remove_begun, staging
 from weft.engine.cost import bytes_to_move, bytes_to_read
 from weft.engine.executing import execute
-from weft.engine.forecast import Forecast, forecast, free_disk, remember_rate
-from weft.engine.inputs import Inputs, open_inputs
+from weft.engine.forecast import Forecast, forecast, remember_rate
+from weft.engine.inputs import Inputs
+from weft.engine.journal import Journal
 from weft.engine.lineage import strangers
-from weft.engine.planning import Plan, make_plan
+from weft.engine.preparing import Job, RecipeLike, as_recipe, opened, prepare
 from weft.engine.progress import Progress
 from weft.engine.record import write_record
-from weft.engine.settings import Budget, Settings, budget
-from weft.engine.target import check_target
+from weft.engine.settings import Settings
 from weft.engine.work import Work
-from weft.errors import Gathering, InputError
+from weft.errors import InputError
 from weft.kernels.dtypes import BY_NAME
-from weft.recipes.loading import load_recipe, make_recipe
-from weft.recipes.resolving import Resolver
+from weft.recipes.loading import make_recipe
 from weft.recipes.schema import Recipe, parse_size
-
-RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,7 @@ class Report:
         files: names of the files that hold tensors.
         seconds: from the opened inputs to the committed output.
         warnings: everything that was warned of.
+        continued: whether an earlier run, killed or interrupted, had done a part of it.
     """
 
     output: Path
@@ -60,6 +57,7 @@ class Report:
     files: tuple[str, ...]
     seconds: float
     warnings: tuple[str, ...]
+    continued: bool = False
 
 
 def merge(
@@ -111,14 +109,13 @@ def merge(
     output = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
     policies = {"vocabulary": vocabulary, "on_missing": on_missing, "on_nonfinite": on_nonfinite}
     recipe = make_recipe({**parts, "models": _entries(models), "output": output, **policies})
-    with _opened(recipe, progress) as inputs:
-        made = make_plan(recipe, inputs)
-        _warn((*made.warnings, *strangers(made.works, recipe.names)), progress)
-        sink = MemorySink(
-            made.outputs, {a: item.spec.name for item in made.items for a in item.aliases}, not _is_numpy(recipe)
-        )
-        divided = budget(Settings(_bytes(memory), workers), made.items)
-        _warn(execute(made, divided, sink, progress, on_nonfinite), progress)
+    with opened(recipe, progress) as inputs:
+        job = prepare(recipe, inputs, Settings(_bytes(memory), workers))
+        made = job.plan
+        _warn((*made.warnings, *inputs.unwritten(None), *strangers(made.works, recipe.names)), progress)
+        aliases = {alias: item.spec.name for item in made.items for alias in item.aliases}
+        sink = MemorySink(made.outputs, aliases, not _is_numpy(recipe))
+        _warn(execute(made, job.budget, sink, progress, on_nonfinite), progress)
     return sink.tensors()
 
 
@@ -127,6 +124,7 @@ def plan(
     *,
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    restart: bool = False,
     memory: int | str = "2GiB",
     workers: int = 0,
 ) -> Forecast:
@@ -136,6 +134,7 @@ def plan(
         recipe: as for `merge_to`.
         output: where it would go; its disk is then looked at.
         overwrite: whether it may replace what is there.
+        restart: whether it may discard what an interrupted merge left there.
         memory: as for `merge_to`.
         workers: as for `merge_to`.
 
@@ -149,35 +148,25 @@ def plan(
         >>> told.read_bytes, told.write_bytes, told.passes
         (48, 24, 1)
     """
-    recipe = _recipe(recipe)
-    target = Path(output).expanduser() if output is not None else None
-    with _opened(recipe) as inputs:
+    recipe = as_recipe(recipe)
+    target = _target(output) if output is not None else None
+    with opened(recipe, headers_only=True) as inputs:
         settings = Settings(_bytes(memory), workers)
-        made, _ = _checked(recipe, inputs, settings, target, overwrite)
-        return forecast(made, recipe.method, settings, tuple(_described(inputs)), target)
+        job = prepare(recipe, inputs, settings, target, overwrite=overwrite, restart=restart)
+        told = forecast(job.plan, recipe.method, settings, tuple(_described(inputs)), target, inputs.download_bytes)
+        more = [*inputs.unwritten(target), *inputs.doubts(), *_begun(job)] if target else inputs.doubts()
+        return replace(told, warnings=(*told.warnings, *more))
 
 
-def _checked(
-    recipe: Recipe, inputs: Inputs, settings: Settings, target: Path | None, overwrite: bool
-) -> tuple[Plan, Budget]:
-    """The plan and the budget, after every check; what they find is told at once."""
-    problems = Gathering()
-    made, divided = None, None
-    with problems:
-        made = make_plan(recipe, inputs)
-    if target is not None:
-        with problems:
-            check_target(target, inputs, overwrite)
-    if made is not None:
-        with problems:
-            divided = budget(settings, made.items)
-    if made is not None and target is not None:
-        with problems:
-            _check_space(target, _laid_out(made, recipe, inputs, target))
-    problems.tell()
-    assert made is not None
-    assert divided is not None
-    return made, divided
+def _begun(job: Job) -> Iterator[str]:
+    if job.share_done:
+        yield f"an interrupted merge left {job.share_done:.0%} of this output, which would not be done again"
+
+
+def _target(output: str | os.PathLike[str]) -> Path:
+    """The place itself: what a link points to is replaced, not the link."""
+    named = Path(output).expanduser()
+    return named.resolve() if named.is_symlink() else named
 
 
 def _described(inputs: Inputs) -> Iterator[dict[str, Any]]:
@@ -191,6 +180,7 @@ def merge_to(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    restart: bool = False,
     hashes: bool = False,
     memory: int | str = "2GiB",
     workers: int = 0,
@@ -198,11 +188,15 @@ def merge_to(
 ) -> Report:
     """Merge on disk, streaming: memory stays within the budget whatever the size of the models.
 
+    What is done is kept beside the output until the output is complete: after a crash, an interrupt or a fault of the
+    disk the same call goes on from there, and ends in the same bytes.
+
     Args:
         recipe: the path of a YAML file; a map with the same keys, and `folder` if relative paths in it shall be
             relative to another folder than the current one; or a `Recipe`.
         output: the folder that shall appear, complete or not at all; or the path of one `.safetensors` file.
         overwrite: replace an output that exists.
+        restart: discard what an interrupted merge of another recipe, or of inputs that have changed since, left.
         hashes: record content hashes of the output's files, for `weft verify --hash`.
         memory: bytes for tiles, tables and input kept between passes; the interpreter comes on top.
         workers: threads; 0 for one per core.
@@ -216,45 +210,63 @@ def merge_to(
         MergeError: if reading or writing failed; the output does not exist then.
     """
     progress = progress or Progress()
-    recipe = _recipe(recipe)
-    named = Path(output).expanduser()
-    target = named.resolve() if named.is_symlink() else named  # what a link points to is replaced, not the link
+    recipe = as_recipe(recipe)
+    target = _target(output)
     began = time.monotonic()
-    with _opened(recipe, progress) as inputs:
-        made, divided = _checked(recipe, inputs, Settings(_bytes(memory), workers), target, overwrite)
-        layout = _laid_out(made, recipe, inputs, target)
-        before = (*made.warnings, *strangers(made.works, recipe.names))
-        _warn(before, progress)
-        with staging(target, layout) as area:
-            notes = execute(made, divided, area, progress, recipe.on_nonfinite)
-            _warn(notes, progress)
-            progress.phase("writing to disk", 0)
-            if target.suffix != ".safetensors":
-                _accompany(area.folder, recipe, inputs)
-                write_record(area.folder, target, recipe, inputs, layout, hashes)
-            area.commit(overwrite)
+    with opened(recipe, progress) as inputs:
+        settings = Settings(_bytes(memory), workers)
+        job = prepare(recipe, inputs, settings, target, overwrite=overwrite, restart=restart)
+        warnings = (*job.plan.warnings, *inputs.unwritten(target), *strangers(job.plan.works, recipe.names))
+        _warn(warnings, progress)
+        if job.is_committed:
+            remove_begun(target)
+        else:
+            warnings += _run(job, recipe, inputs, progress, overwrite=overwrite, hashes=hashes)
     seconds = time.monotonic() - began
-    remember_rate(bytes_to_move(made), seconds)
+    if not job.share_done:
+        remember_rate(bytes_to_move(job.plan), seconds)
+    return _report(job, recipe, warnings, seconds)
+
+
+def _run(
+    job: Job, recipe: Recipe, inputs: Inputs, progress: Progress, *, overwrite: bool, hashes: bool
+) -> tuple[str, ...]:
+    """Do the job, or what is left of it; what was noted on the way."""
+    assert job.target is not None
+    assert job.layout is not None
+    if job.share_done:
+        progress.continued(job.share_done)
+    with staging(job.target, job.layout, job.identity, job.restart) as area:
+        journal = Journal(area.logbook, area.folder / "statistics" if area.logbook else None)
+        with journal.synced_at_intervals(area.sync):
+            notes = execute(job.plan, job.budget, area, progress, recipe.on_nonfinite, journal)
+        _warn(notes, progress)
+        progress.phase("writing to disk", 0)
+        check_unchanged(inputs.sources())
+        if job.target.suffix != ".safetensors":
+            _accompany(area.output, recipe, inputs)
+            write_record(area.output, job.target, recipe, inputs, job.layout, hashes)
+        area.commit(overwrite)
+    return notes
+
+
+def _report(job: Job, recipe: Recipe, warnings: tuple[str, ...], seconds: float) -> Report:
+    assert job.target is not None
+    assert job.layout is not None
+    works, items = job.plan.works, job.plan.items
     return Report(
-        output=target,
+        output=job.target,
         method=recipe.method,
-        merged=sum(1 + len(work.aliases) for work in made.works if work.method),
-        copied=sum(1 + len(item.aliases) for item in made.items if not (isinstance(item, Work) and item.method)),
-        dropped=len(made.dropped),
-        read_bytes=bytes_to_read(made),
-        write_bytes=made.write_bytes,
-        files=tuple(shard.name for shard in layout.shards),
+        merged=sum(1 + len(work.aliases) for work in works if work.method),
+        copied=sum(1 + len(item.aliases) for item in items if not (isinstance(item, Work) and item.method)),
+        dropped=len(job.plan.dropped),
+        read_bytes=bytes_to_read(job.plan),
+        write_bytes=job.plan.write_bytes,
+        files=tuple(shard.name for shard in job.layout.shards),
         seconds=seconds,
-        warnings=(*before, *notes),
+        warnings=warnings,
+        continued=job.is_committed or job.share_done > 0,
     )
-
-
-def _recipe(recipe: RecipeLike) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, Mapping):
-        return make_recipe(dict(recipe))
-    return load_recipe(Path(recipe))
 
 
 def _is_numpy(recipe: Recipe) -> bool:
@@ -274,23 +286,6 @@ def _entries(models: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
     return list(models)
 
 
-@contextmanager
-def _opened(recipe: Recipe, progress: Progress | None = None) -> Iterator[Inputs]:
-    problems = Gathering()
-    inputs = None
-    with problems:
-        Resolver(recipe)  # a slip in the parameters is told with the files that are missing
-    with problems:
-        inputs = open_inputs(recipe, progress)
-    try:
-        problems.tell()
-        assert inputs is not None
-        yield inputs
-    finally:
-        if inputs is not None:
-            inputs.close()
-
-
 def _bytes(memory: int | str) -> int:
     try:
         return parse_size(memory)
@@ -301,20 +296,6 @@ def _bytes(memory: int | str) -> int:
 def _warn(texts: Sequence[str], progress: Progress) -> None:
     for text in texts:
         progress.warning(text)
-
-
-def _laid_out(plan: Plan, recipe: Recipe, inputs: Inputs, target: Path) -> Layout:
-    metadata = {"format": "pt"} | dict(inputs.reference.metadata)
-    if target.suffix == ".safetensors":
-        return lay_out(plan.outputs, target.stem, plan.write_bytes + 1, metadata)
-    return lay_out(plan.outputs, inputs.reference.stem, recipe.output.shard_size, metadata)
-
-
-def _check_space(target: Path, layout: Layout) -> None:
-    free = free_disk(target)
-    if layout.size > free:
-        what = f"the output needs {layout.size / 1e9:.2f} GB, but the disk of {target} has {free / 1e9:.2f} GB free"
-        raise InputError(what, "free some space, or choose an output on another disk")
 
 
 def _accompany(folder: Path, recipe: Recipe, inputs: Inputs) -> None:

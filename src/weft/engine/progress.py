@@ -9,6 +9,9 @@ class Progress:
     def phase(self, name: str, total: int) -> None:
         """A stretch of work begins that will move `total` bytes."""
 
+    def continued(self, share: float) -> None:
+        """An earlier run, killed or interrupted, did this share of the output, between 0 and 1."""
+
     def advance(self, count: int) -> None:
         """So many bytes more were moved."""
 

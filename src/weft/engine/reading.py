@@ -14,7 +14,7 @@ from weft.engine.progress import Progress
 from weft.engine.watch import Watch
 from weft.engine.work import Key, Operand, Tile, Work
 
-_Place = tuple[int, str, int]
+_Place = tuple[int, str, int, int]
 
 
 class Residency:
@@ -63,7 +63,7 @@ class Reader:
         """
         size = (stop - start) * operand.spec.dtype.itemsize
         self._progress.advance(size)
-        place = (id(operand.checkpoint), operand.spec.name, start)
+        place = (id(operand.checkpoint), operand.spec.name, start, stop)
         kept = self._kept.get(place)
         if kept is not None:
             return kept
@@ -73,6 +73,10 @@ class Reader:
         if retain:
             self._kept[place] = values
         return values
+
+    def pass_over(self, count: int) -> None:
+        """So many bytes need not be looked at."""
+        self._progress.advance(count)
 
     def release(self) -> None:
         """Forget what was kept."""

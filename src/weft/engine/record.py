@@ -138,7 +138,7 @@ def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[st
 def fingerprints(inputs: Inputs) -> dict[str, dict[str, Any]]:
     """What tells these checkpoints from others, by the names that messages give them."""
     beside = ((checkpoint.label, checkpoint) for checkpoint in inputs.auxiliaries() if checkpoint.path is None)
-    told = {label: _fingerprint(checkpoint) for label, checkpoint in (*inputs.all(), *beside)}
+    told = {label: fingerprint(checkpoint) for label, checkpoint in (*inputs.all(), *beside)}
     for label, fetched in inputs.fetched.items():
         told.setdefault(label, {})
         told[label] |= {"hub": fetched.name, "commit": fetched.commit}
@@ -154,7 +154,7 @@ def _environment() -> Iterator[tuple[str, str]]:
         yield package, version(package)
 
 
-def _fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
     """What tells one checkpoint from another without reading its numbers: names, formats, shapes and file sizes."""
     told = [[s.name, s.dtype.code, list(s.shape)] for s in sorted(checkpoint.tensors.values(), key=lambda s: s.name)]
     digest = hashlib.sha256(json.dumps([told, sorted(checkpoint.metadata.items())]).encode()).hexdigest()

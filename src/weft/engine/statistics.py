@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from weft.algorithms.method import Rank, Share, Statistic, Total
+from weft.algorithms.method import Rank, Statistic, Total
+from weft.algorithms.method import Share as ShareOf
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, arguments, bind
+from weft.engine.journal import Journal
 from weft.engine.reading import Buffers, Reader, TileInputs
 from weft.engine.runner import Runner
+from weft.engine.snapshots import Share, Snapshots
 from weft.engine.watch import Watch
 from weft.engine.work import Tile, Work, tiles
 from weft.kernels.dtypes import FLOAT64
@@ -35,6 +39,7 @@ class Scope:
         reader, runner: how they are read, and by how many threads.
         tile: elements of a tile.
         watch: examines the inputs.
+        journal: remembers what is settled.
     """
 
     works: Sequence[Work]
@@ -42,6 +47,17 @@ class Scope:
     runner: Runner
     tile: int
     watch: Watch
+    journal: Journal
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from the other scopes of a merge, and from itself with fewer tensors."""
+        return (self.works[0].spec.name, len(self.works))
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Whether what is found out about it is noted; a single tile is gone over again more quickly than noted."""
+        return self.count > self.tile
 
     @cached_property
     def count(self) -> int:
@@ -76,7 +92,8 @@ def settle(scope: Scope) -> dict[Work, Values]:
             before = known[done]
             done = (*done, statistic, *_chosen(statistic, work.program.functions))
             if done not in known:
-                results = _Pass(scope, statistic, dict(work.program.functions), before).results()
+                functions = dict(work.program.functions)
+                results = _Pass(scope, len(known), statistic, functions, before).results()
                 known[done] = {w: {**before[w], statistic.name: results[w]} for w in scope.works}
         settled[work] = known[done][work]
     return settled
@@ -91,17 +108,32 @@ def _chosen(statistic: Statistic, functions: Mapping[str, Scalar]) -> Iterator[S
 class _Worker:
     """What one thread holds during a pass."""
 
+    share: Share
     buffers: Buffers = field(default_factory=Buffers)
     tables: dict[Slot, Tables] = field(default_factory=dict)
 
 
 class _Pass:
-    """One statistic over one scope."""
+    """One statistic over one scope.
+
+    Args:
+        scope: which tensors.
+        number: which of the scope's statistics it is, counted from 1.
+        statistic: what is asked.
+        functions: what its expression receives for function-valued arguments.
+        values: the numbers known before, for each tensor.
+    """
 
     def __init__(
-        self, scope: Scope, statistic: Statistic, functions: Mapping[str, Scalar], values: Mapping[Work, Values]
+        self,
+        scope: Scope,
+        number: int,
+        statistic: Statistic,
+        functions: Mapping[str, Scalar],
+        values: Mapping[Work, Values],
     ) -> None:
         self._scope = scope
+        self._key = (*scope.key, number)
         self._statistic = statistic
         self._functions = functions
         self._values = values
@@ -110,15 +142,34 @@ class _Pass:
         self._known = {slot: figure for slot in self._slots if (figure := self._told(slot)) is not None}
         self._asked = [slot for slot in self._slots if slot not in self._known]
         self._bound = {work: {slot: self._bind(work, slot) for slot in self._asked} for work in scope.works}
+        self._positions = {work: k for k, work in enumerate(scope.works)}
 
     def results(self) -> dict[Work, float | tuple[float, ...]]:
         """For each tensor its number, or one for each model."""
-        found = self._measured() if self._asked else {}
+        found = self._found() if self._asked else {}
         rows = {
             work: tuple(self._known.get(slot, found.get((work, slot), 0.0)) for slot in self._slots)
             for work in self._scope.works
         }
         return {work: row if self._statistic.each else row[0] for work, row in rows.items()}
+
+    def _found(self) -> dict[tuple[Work, Slot], float]:
+        """As an earlier run settled it, or measured now."""
+        places = [(work, slot) for work in self._scope.works for slot in self._asked]
+        if (kept := self._scope.journal.recall(self._key)) is not None:
+            self._pass_over()
+            return dict(zip(places, map(float.fromhex, kept), strict=True))
+        found = self._measured()
+        if self._scope.is_worth_keeping:
+            self._scope.journal.settle(self._key, [found[place].hex() for place in places])
+        return found
+
+    def _pass_over(self) -> None:
+        """Nothing is read: it was, and was in order."""
+        for bounds in self._bound.values():
+            read = {operand for bound in bounds.values() for _, operand in bound.operands}
+            self._scope.watch.clear(read)
+            self._scope.reader.pass_over(sum(operand.spec.nbytes for operand in read))
 
     def _measured(self) -> dict[tuple[Work, Slot], float]:
         fold = self._statistic.fold
@@ -159,8 +210,9 @@ class _Pass:
                 first = tile.start // BLOCK
                 sums[tile.item, slot][first : first + len(partial)] = partial
 
-        self._scope.runner.run(self._scope.tiles(), _Worker, step)
-        self._scope.watch.finish_pass()
+        named = {f"{self._positions[work]} {slot}": array for (work, slot), array in sums.items()}
+        snapshots = self._snapshots(0, named)
+        self._sweep(snapshots, lambda: _Worker(snapshots.share({})), step)
         totals = {slot: _exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
         return {
             (work, slot): fold.finish(totals[slot], self._scope.count, *self._parameter(work, slot, fold.by))
@@ -168,7 +220,7 @@ class _Pass:
             for slot in self._asked
         }
 
-    def _selected(self, fold: Rank | Share) -> dict[tuple[Work, Slot], float]:
+    def _selected(self, fold: Rank | ShareOf) -> dict[tuple[Work, Slot], float]:
         targets = {(work, slot): self._target(fold, work, slot) for work in self._scope.works for slot in self._asked}
         if isinstance(fold, Rank) and len(self._scope.works) == 1 and self._scope.count <= self._scope.tile:
             return self._ranked_at_once(targets)
@@ -177,34 +229,68 @@ class _Pass:
         selections: dict[Slot, Selection] = {
             slot: kind({target for (_, s), target in targets.items() if s == slot}, compute) for slot in self._asked
         }
+        rounds = 0
         while unfinished := {slot: s for slot, s in selections.items() if not s.done}:
-            self._count(unfinished)
+            self._count(unfinished, rounds)
+            rounds += 1
         return {(work, slot): selections[slot].result(target) for (work, slot), target in targets.items()}
 
     def _ranked_at_once(self, targets: Mapping[tuple[Work, Slot], float]) -> dict[tuple[Work, Slot], float]:
         """The same order statistics where one tile holds the whole scope: no tables, and one look."""
         (tile,) = self._scope.tiles()
         found: dict[tuple[Work, Slot], float] = {}
-        for slot, values in self._evaluated(_Worker(), tile, self._asked):
+        for slot, values in self._evaluated(_Worker(Share({})), tile, self._asked):
             rank = int(targets[tile.item, slot])
             found[tile.item, slot] = float(np.partition(values, rank - 1)[rank - 1]) if rank else 0.0
         self._scope.watch.finish_pass()
         return found
 
-    def _count(self, selections: Mapping[Slot, Selection]) -> None:
+    def _count(self, selections: Mapping[Slot, Selection], number: int) -> None:
+        """One round of all searches."""
+
         def start() -> _Worker:
-            return _Worker(tables={slot: selection.tables() for slot, selection in selections.items()})
+            tables = {slot: selection.tables() for slot, selection in selections.items()}
+            return _Worker(snapshots.share(_named(tables)), tables=tables)
 
         def step(worker: _Worker, tile: Tile[Work]) -> None:
             for slot, values in self._evaluated(worker, tile, selections):
                 selections[slot].add(values, worker.tables[slot])
 
-        workers = self._scope.runner.run(self._scope.tiles(), start, step)
-        self._scope.watch.finish_pass()
+        snapshots = self._snapshots(number, {})
+        workers = self._sweep(snapshots, start, step)
+        before = {slot: selection.tables() for slot, selection in selections.items()}
+        for name, table in _named(before).items():
+            table += snapshots.restored.get(name, 0)
         for slot, selection in selections.items():
-            selection.advance([worker.tables[slot] for worker in workers])
+            selection.advance([before[slot], *(worker.tables[slot] for worker in workers)])
 
-    def _target(self, fold: Rank | Share, work: Work, slot: Slot) -> float:
+    def _snapshots(self, number: int, together: Mapping[str, Array]) -> Snapshots:
+        """What is kept of one sweep over the scope, and what an earlier run kept of it."""
+        folder = self._scope.journal.folder if self._scope.is_worth_keeping else None
+        name = hashlib.sha256(repr((*self._key, number)).encode()).hexdigest()[:16]
+        return Snapshots(folder / name if folder else None, self._scope.watch.vouches, together)
+
+    def _sweep(
+        self, snapshots: Snapshots, start: Callable[[], _Worker], step: Callable[[_Worker, Tile[Work]], None]
+    ) -> list[_Worker]:
+        """Go over all tiles that an earlier run did not count already."""
+
+        def counted(worker: _Worker, tile: Tile[Work]) -> None:
+            with worker.share.counting(self._positions[tile.item], tile.start, tile.stop):
+                step(worker, tile)
+            snapshots.keep_if_due()
+
+        workers = self._scope.runner.run(self._left(snapshots), start, counted)
+        self._scope.watch.finish_pass()
+        snapshots.keep_finished()
+        return workers
+
+    def _left(self, snapshots: Snapshots) -> Iterator[Tile[Work]]:
+        for tile in self._scope.tiles():
+            for start, stop in snapshots.left(self._positions[tile.item], tile.start, tile.stop):
+                yield Tile(tile.item, start, stop)
+
+    def _target(self, fold: Rank | ShareOf, work: Work, slot: Slot) -> float:
         (value,) = self._parameter(work, slot, fold.by)
         return float(fold.rank(self._scope.count, value)) if isinstance(fold, Rank) else value
 
@@ -213,6 +299,11 @@ class _Pass:
             return ()
         value = getattr(work.method, name)
         return (value[slot],) if isinstance(value, tuple) and slot is not None else (value,)
+
+
+def _named(tables: Mapping[Slot, Tables]) -> dict[str, Array]:
+    """Tables by names that a file can have."""
+    return {f"{slot} {prefix}": table for slot, by_prefix in tables.items() for prefix, table in by_prefix.items()}
 
 
 def _exact_sum(arrays: Iterable[Array]) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
@@ -69,7 +69,7 @@ class Member:
         """The sizes of vocabulary that the config states."""
         path = self.checkpoint.path
         try:
-            config = json.loads((path / "config.json").read_text("utf-8")) if path and path.is_dir() else {}
+            config = read_json(path / "config.json") if path and path.is_dir() else {}
         except (OSError, ValueError):
             return frozenset()
         parts = (config, config.get("text_config")) if isinstance(config, dict) else ()
@@ -145,10 +145,24 @@ def tables_of(members: Sequence[Member], guess: bool) -> tuple[Table, ...]:
         guess: whether, for inputs that come without config and tokenizer, a first dimension in which they differ from
             the others is taken for their vocabulary, provided that there is one such number only.
     """
-    names = dict.fromkeys(name for member in members for name in member.checkpoint.tensors)
-    candidates = [candidate for name in names if (candidate := _candidate(name, members))]
+    held = [member.checkpoint.tensors for member in members]
+    names = dict.fromkeys(name for tensors in held for name in tensors)
+    plausible = _plausible(members, guess)
+    worth = [name for name in names if plausible({tensors[name].shape for tensors in held if name in tensors})]
+    candidates = [candidate for name in worth if (candidate := _candidate(name, members))]
     guessed = [_guessed(k, candidates) if guess else None for k in range(len(members))]
     return tuple(t for t in candidates if _is_table(t, members, guessed))
+
+
+def _plausible(members: Sequence[Member], guess: bool) -> Callable[[Collection[tuple[int, ...]]], bool]:
+    """Whether a tensor of these shapes is worth a closer look; of thousands few are, and a glance must do."""
+
+    @cache
+    def fits(rows: int) -> bool:
+        verdicts = [member.has_vocabulary_of(rows, thorough=False) for member in members]
+        return True in verdicts or (guess and None in verdicts)
+
+    return lambda shapes: len(shapes) > 1 or any(len(shape) in (1, 2) and fits(shape[0]) for shape in shapes)
 
 
 def _candidate(name: str, members: Sequence[Member]) -> Table | None:

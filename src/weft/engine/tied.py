@@ -8,13 +8,13 @@ input* are taken for one tensor.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from weft.checkpoints.checkpoint import Checkpoint
-from weft.checkpoints.comparing import same_numbers
+from weft.checkpoints.comparing import TIED, NumbersAbsentError, same_numbers
 from weft.engine.inputs import Inputs
 from weft.errors import Problem
 
@@ -53,12 +53,22 @@ def tied_groups(inputs: Inputs) -> Tied:
 
 def _roots(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """From pairs of names that are one tensor: for each name but one of every group, that one."""
-    origin: dict[str, str] = {}
+    toward: dict[str, str] = {}
     for alias, first in pairs:
-        root, other = origin.get(first, first), origin.get(alias, alias)
+        root, other = _followed(first, toward), _followed(alias, toward)
         if root != other:
-            origin = {name: root if old == other else old for name, old in origin.items()} | {other: root}
-    return origin
+            toward[other] = root
+    return {name: _followed(name, toward) for name in toward}
+
+
+def _followed(name: str, toward: dict[str, str]) -> str:
+    """Where a chain of names ends; the way there is shortened, so that thousands of ties stay cheap."""
+    passed = []
+    while name in toward:
+        passed.append(name)
+        name = toward[name]
+    toward.update(dict.fromkeys(passed[:-1], name))
+    return name
 
 
 def _contradictions(inputs: Inputs, alias: str, first: str) -> list[Problem]:
@@ -79,17 +89,32 @@ def _lookalikes(checkpoint: Checkpoint, settled: set[str]) -> Iterable[tuple[str
     for name, spec in checkpoint.tensors.items():
         if len(spec.shape) >= 2 and spec.size and name not in settled:
             alike[spec.dtype, spec.shape].append(name)
-    buffer = np.empty(2 * _SAMPLE * 8, np.uint8)
-    for (_, shape), names in alike.items():
-        if len(names) < 2:
-            continue
+    groups = [names for names in alike.values() if len(names) > 1]
+    for names in sorted(groups, key=len):  # embedding and head before the layers
+        try:
+            yield from _of_one_shape(checkpoint, names)
+        except NumbersAbsentError as absent:  # planned from headers alone: not every layer is worth a request
+            absent.put_off(TIED)
+            return
+
+
+def _of_one_shape(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Such pairs among tensors of one shape. Ends are read only of those that begin alike, which are few."""
+    beginnings: dict[bytes, list[str]] = {}
+    for name in names:
+        beginnings.setdefault(_sample(checkpoint, name, 0), []).append(name)
+    for beginning, together in beginnings.items():
         first: dict[bytes, str] = {}
-        size = int(np.prod(shape))
-        for name in names:
-            head = checkpoint.read(name, 0, min(size, _SAMPLE), buffer).tobytes()
-            sample = head + checkpoint.read(name, max(size - _SAMPLE, 0), size, buffer).tobytes()
-            if len(set(sample)) > 4 and (found := first.setdefault(sample, name)) != name:
+        for name in together if len(together) > 1 else ():
+            end = _sample(checkpoint, name, max(checkpoint.tensors[name].size - _SAMPLE, 0))
+            if len({*beginning, *end}) > 4 and (found := first.setdefault(end, name)) != name:
                 yield name, found
+
+
+def _sample(checkpoint: Checkpoint, name: str, start: int) -> bytes:
+    spec = checkpoint.tensors[name]
+    buffer = np.empty(_SAMPLE * spec.dtype.itemsize, np.uint8)
+    return checkpoint.read(name, start, min(start + _SAMPLE, spec.size), buffer).tobytes()
 
 
 def _equal(checkpoint: Checkpoint, a: str, b: str) -> bool:

@@ -45,6 +45,15 @@ class OutputVocabulary:
     first: int = 0
     tokens: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
+    @property
+    def change(self) -> str:
+        """What is new, in words; empty if nothing is."""
+        said = [] if self.rows is None else [f"{self.rows} rows"]
+        if self.tokens:
+            some = listed((repr(token) for token, _ in self.tokens), FEW)
+            said.append(f"{len(self.tokens)} new tokens from id {self.first} on ({some})")
+        return " and ".join(said)
+
     def write(self, folder: Path) -> None:
         """Say so in the config and the tokenizer that were copied into the output's folder."""
         config = folder / "config.json"
@@ -64,6 +73,8 @@ class Settled:
         notes: what was done and what is doubtful, in words.
         output: what the output's config and tokenizer must say.
         maps: which rows an input now has, by its label and the tensor's name.
+        problems: why the rows do not fit each other, if they do not.
+        unsettled: the tensors that these problems are about: what else would be said of their shapes is said by them.
     """
 
     base: Checkpoint | None
@@ -71,12 +82,17 @@ class Settled:
     notes: tuple[str, ...] = ()
     output: OutputVocabulary = OutputVocabulary()
     maps: Mapping[str, Mapping[str, RowMap]] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    unsettled: frozenset[str] = frozenset()
 
 
 def settle_vocabularies(
     recipe: Recipe, base: Checkpoint | None, models: Sequence[Checkpoint], folders: Mapping[str, Path]
 ) -> Settled:
     """Give all inputs rows for the same tokens, as the recipe's policy says.
+
+    What keeps it from that becomes part of the result, to be told with everything else: without a policy, vocabularies
+    that differ in size; for `union`, a tokenizer that cannot be read or cannot be added to.
 
     Args:
         recipe: its policy and its rules.
@@ -85,8 +101,7 @@ def settle_vocabularies(
         folders: where the tokenizer of an input may lie other than beside its weights, by the input's label.
 
     Raises:
-        InputError: without a policy, if vocabularies differ in size; if `union` is asked for and a tokenizer cannot be
-            read or cannot be added to.
+        InputError: for parameters and rules of the recipe that mean nothing.
     """
     labels = [f"model {name!r}" for name in recipe.names]
     inputs = [*([("base", base)] if base else []), *zip(labels, models, strict=True)]
@@ -94,11 +109,15 @@ def settle_vocabularies(
     members = [Member(label, checkpoint, folders.get(label), parsed) for label, checkpoint in inputs]
     tables = tables_of(members, guess=recipe.vocabulary is not None)
     settling = _Settling(recipe, members, tables)
-    if recipe.vocabulary is None:
-        settling.check_sizes()
-        return Settled(base, list(models), tuple(settling.conflicts()))
-    notes = [*settling.doubts()]
-    maps, output = settling.settled()
+    try:
+        if recipe.vocabulary is None:
+            settling.check_sizes()
+            return Settled(base, list(models), tuple(settling.conflicts()))
+        notes = [*settling.doubts()]
+        maps, output = settling.settled()
+    except InputError as error:
+        unsettled = frozenset(table.name for table in tables if table.differs)
+        return Settled(base, list(models), problems=error.problems, unsettled=unsettled)
     settled = [Rows(m.checkpoint, new) if new else m.checkpoint for m, new in zip(members, maps, strict=True)]
     by_label = {member.label: new for member, new in zip(members, maps, strict=True)}
     return Settled(settled[0] if base else None, settled[1:] if base else settled, tuple(notes), output, by_label)
@@ -127,7 +146,7 @@ def _has_rows_of(beside: Checkpoint, name: str, rows: RowMap) -> bool:
 
 
 def _resized(config: Path, rows: int) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(config.read_text("utf-8"))
+    parsed: dict[str, Any] = read_json(config)
     for part in (parsed, parsed.get("text_config")):
         if isinstance(part, dict) and "vocab_size" in part:
             part["vocab_size"] = rows
@@ -180,10 +199,7 @@ class _Settling:
         self._tables = tables
         self._recipe = recipe
         self._found: dict[tuple[int, int, int], Array] = {}
-
-    @cached_property
-    def _resolver(self) -> Resolver:
-        return Resolver(self._recipe)
+        self._resolver = Resolver(recipe)
 
     def check_sizes(self) -> None:
         """Without a policy: one problem for all tensors that are merged and whose numbers of rows differ."""

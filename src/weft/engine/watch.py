@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from threading import Lock
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from weft.checkpoints.checkpoint import Array
 from weft.checkpoints.comparing import same_numbers
+from weft.engine.journal import Journal
 from weft.engine.work import Key, Operand, Work
 from weft.errors import InputError, Problem
 from weft.kernels.decoding import below_zero, bits_of
@@ -26,7 +27,7 @@ _Counts = dict[tuple[Work, Operand], int]
 
 
 class ConstantMasks(Exception):  # noqa: N818 - a signal between parts of the engine, not an error
-    """Tensors that hold infinities and are the same in every input: masks, which are to be copied.
+    """Tensors of a scope that hold infinities and are the same in every input: masks, which are to be copied.
 
     Attributes:
         works: these tensors.
@@ -38,14 +39,16 @@ class ConstantMasks(Exception):  # noqa: N818 - a signal between parts of the en
 
 
 class Watch:
-    """Examines every input once, in the pass that reads it first.
+    """Examines every input of a scope once, in the pass that reads it first.
 
     Args:
         policy: what to do about values that are not finite.
+        journal: is told of them where they are no error.
     """
 
-    def __init__(self, policy: OnNonfinite) -> None:
+    def __init__(self, policy: OnNonfinite, journal: Journal) -> None:
         self._policy = policy
+        self._journal = journal
         self._lock = Lock()
         self._cleared: set[Operand] = set()
         self._current: set[Operand] = set()
@@ -62,10 +65,20 @@ class Watch:
         if key[0] in work.program.nonnegative:
             self._count(self._negative, work, operand, count_negative(values))
 
+    def clear(self, operands: Iterable[Operand]) -> None:
+        """These were examined by an earlier run."""
+        self._cleared |= set(operands)
+
+    def vouches(self) -> bool:
+        """Whether nothing was found so far that the merge may fail for: only then is work worth keeping."""
+        return not self._negative and (self._policy != "error" or not self._found)
+
     def _count(self, found: _Counts, work: Work, operand: Operand, count: int) -> None:
         if count:
             with self._lock:
                 found[work, operand] = found.get((work, operand), 0) + count
+            if self._policy == "warn":
+                self._journal.found(dict(_texts(self._found)))
 
     def finish_pass(self) -> None:
         """Judge what the pass brought up.
@@ -78,25 +91,28 @@ class Watch:
         self._current = set()
         if self._negative:
             remedy = "a Fisher is a mean of squares: is this the file of something else?"
-            raise InputError(Problem(text, remedy) for text in _texts(self._negative, "below zero"))
+            raise InputError(Problem(text, remedy) for text in _told(self._negative, "below zero"))
         if self._policy != "error" or not self._found:
             return
         works = frozenset(work for work, _ in self._found)
         masks = frozenset(work for work in works if _is_constant(work))
         if works - masks:
             spoilt = {place: count for place, count in self._found.items() if place[0] not in masks}
-            raise InputError(Problem(text, _REMEDY) for text in _texts(spoilt, "not finite"))
+            raise InputError(Problem(text, _REMEDY) for text in _told(spoilt, "not finite"))
+        self._found.clear()
         raise ConstantMasks(masks)
 
-    def warnings(self) -> tuple[str, ...]:
-        """What was found, where it is no error."""
-        return tuple(_texts(self._found, "not finite"))
 
-
-def _texts(counts: _Counts, what: str) -> Iterator[str]:
+def _told(counts: _Counts, what: str) -> Iterator[str]:
     for (_, operand), count in counts.items():
         values = "1 value that is" if count == 1 else f"{count:,} values that are"
         yield f"tensor {operand.spec.name!r} of {operand.file} holds {values} {what}"
+
+
+def _texts(counts: _Counts) -> Iterator[tuple[str, int]]:
+    """What the journal is told: values that are not finite, as far as they have come by."""
+    for (_, operand), count in counts.items():
+        yield f"tensor {operand.spec.name!r} of {operand.file} holds values that are not finite: {{count}}", count
 
 
 def count_nonfinite(values: Array, dtype: DType) -> int:

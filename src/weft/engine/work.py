@@ -87,6 +87,13 @@ class Tile(Generic[Item]):
         return self.stop - self.start
 
 
+def bytes_per_element(item: Work | Copied) -> int:
+    """Bytes of input and output that one element of a tensor takes."""
+    if isinstance(item, Copied):
+        return 2 * item.spec.dtype.itemsize
+    return item.spec.dtype.itemsize + sum(operand.spec.dtype.itemsize for operand in item.operands.values())
+
+
 def tiles(item: Item, length: int) -> Iterator[Tile[Item]]:
     """A tensor cut into ranges of at most `length` elements."""
     for start in range(0, item.spec.size, length):

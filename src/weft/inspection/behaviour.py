@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weft.engine.progress import Progress
-from weft.errors import InputError, listed
+from weft.errors import InputError, WeftError, listed
 from weft.inspection.findings import Finding, Report, Trial
-from weft.inspection.parents import parents_of, recipe_of
+from weft.inspection.parents import Parent, parents_of, recipe_of
 from weft.inspection.subject import Subject
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ class Task:
     Attributes:
         prompt: to be continued; None if nothing is.
         texts: to be predicted.
+        device: where the models are run, as torch calls it.
     """
 
     prompt: str | None
     texts: tuple[Text, ...]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Answer:
         return Trial(str(self.path), self.role, self.continuation.text if self.continuation else "", self.loss)
 
 
-def behaves(subject: Subject, prompt: str | None, texts: Path | None, progress: Progress) -> Report:
+def behaves(
+    subject: Subject, prompt: str | None, texts: Path | None, progress: Progress, device: str | None = None
+) -> Report:
     """Load the model, let it write and predict, and its parents too where they are at hand.
 
     Args:
@@ -68,15 +72,19 @@ def behaves(subject: Subject, prompt: str | None, texts: Path | None, progress: 
         prompt: to be continued.
         texts: a file with texts to predict; see `read_texts`.
         progress: is told which model is running.
+        device: where to run them, as torch calls it; by default the fastest that is there.
 
     Raises:
-        InputError: for a file that holds no texts, or if torch or transformers are not installed.
+        InputError: for a file that holds no texts, a device that is not there, or if torch or transformers are not
+            installed.
     """
-    from weft.inspection.running import CannotRunError, OtherKindError
+    from weft.inspection.running import CannotRunError, OtherKindError, chosen_device
 
-    task = Task(prompt, read_texts(texts) if texts else ())
+    task = Task(prompt, read_texts(texts) if texts else (), chosen_device(device))
     if subject.folder is None:
         return Report(skipped=("a lone file was not run: only a folder says what model it is",))
+    if subject.below:
+        return Report(skipped=("a pipeline was not run: it writes no text",))
     progress.phase(f"running {subject.path}", 0)
     try:
         own, findings = _own(subject, subject.folder, task)
@@ -96,7 +104,7 @@ def _own(subject: Subject, folder: Path, task: Task) -> tuple[Answer | None, lis
     """The model's answer, if it is all there, and what came up when it was loaded."""
     from weft.inspection.running import load
 
-    loaded = load(folder, folder)
+    loaded = load(folder, device=task.device)
     whole = not loaded.missing and not loaded.misshapen
     return _answer("output", folder, loaded, task) if whole else None, list(_load_report(subject, loaded))
 
@@ -116,7 +124,7 @@ def _load_report(subject: Subject, loaded: Loaded) -> Iterator[Finding]:
 
 def _parents(subject: Subject, folder: Path, task: Task, progress: Progress) -> tuple[list[Answer], list[str]]:
     """The parents' answers, one model in memory at a time; and why some have none."""
-    from weft.inspection.running import CannotRunError, load
+    from weft.inspection.running import CannotRunError
 
     recipe = recipe_of(subject)
     if recipe is None:
@@ -124,16 +132,32 @@ def _parents(subject: Subject, folder: Path, task: Task, progress: Progress) -> 
     answers: list[Answer] = []
     skipped: list[str] = []
     for parent in parents_of(recipe):
-        if parent.path is None or not parent.path.is_dir() or parent.has_adapter:
-            why = "it is merged with an adapter" if parent.has_adapter else "it is not a model folder here"
-            skipped.append(f"parent {parent.role} ({parent.told}) was not run: {why}")
-            continue
-        progress.phase(f"running {parent.path}", 0)
         try:
-            answers.append(_answer(parent.role, parent.path, load(parent.path, folder), task))
-        except CannotRunError as error:
-            skipped.append(f"parent {parent.role} ({parent.told}) was not run: {error}")
+            answers.append(_of_parent(parent, folder, task, progress))
+        except (CannotRunError, WeftError) as error:
+            skipped.append(f"parent {parent.role} ({parent.told}) was not run: {str(error).splitlines()[0]}")
     return answers, skipped
+
+
+def _of_parent(parent: Parent, folder: Path, task: Task, progress: Progress) -> Answer:
+    """A parent's answer, with what was added to it when it was merged.
+
+    Args:
+        parent: which.
+        folder: the output's, whose tokenizer stands in if the parent has none.
+        task: what is asked.
+        progress: is told.
+    """
+    from weft.inspection.running import CannotRunError, load
+
+    if parent.path is None or not parent.is_here:
+        raise CannotRunError("it is not a model folder here")
+    progress.phase(f"running {parent.told}", 0)
+    tokenizers = [place for place in (parent.adapter, parent.path, folder) if place]
+    loaded = load(parent.path, *tokenizers, device=task.device, tensors=parent.tensors())
+    if loaded.missing or loaded.misshapen:
+        raise CannotRunError("it would hold random numbers")
+    return _answer(parent.role, parent.path, loaded, task)
 
 
 def _answer(role: str, path: Path, loaded: Loaded, task: Task) -> Answer:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from weft.checkpoints.checkpoint import TensorSpec
 from weft.engine.inputs import Inputs, open_inputs
+from weft.engine.merging import merge
 from weft.engine.planning import make_plan
 from weft.engine.record import LOCK, RECIPE, fingerprints
 from weft.errors import InputError, WeftError, listed
@@ -26,18 +28,36 @@ class Parent:
         role: `base`, or the model's name.
         path: where it was found; None if it was not.
         told: what the recipe says of its place.
+        adapter: where the adapter is that was added to it; None if there was none, or it is not found.
         has_adapter: whether it was merged with an adapter on top, and so is not the model at that path.
     """
 
     role: str
     path: Path | None
     told: str
+    adapter: Path | None
     has_adapter: bool
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of it was found, a model's folder and what is added to it."""
+        return self.path is not None and self.path.is_dir() and (not self.has_adapter or self.adapter is not None)
+
+    def tensors(self) -> dict[str, Any] | None:
+        """Its tensors as they were merged, torch's; None if they are those in the folder at `path`.
+
+        Raises:
+            WeftError: if they cannot be read, or the adapter does not fit.
+        """
+        if not self.has_adapter:
+            return None
+        entry = {"path": str(self.path), "adapter": str(self.adapter), "name": self.role}
+        return merge([entry], method="linear", on_nonfinite="ignore")
 
 
 def recipe_of(subject: Subject) -> Recipe | None:
     """The recipe in the folder; None without a readable one."""
-    path = subject.folder / RECIPE if subject.folder else None
+    path = subject.home / RECIPE if subject.home else None
     try:
         return load_recipe(path) if path is not None and path.is_file() else None
     except InputError:
@@ -46,16 +66,22 @@ def recipe_of(subject: Subject) -> Recipe | None:
 
 def parents_of(recipe: Recipe) -> list[Parent]:
     """Base and models, each with its place where it exists."""
-    base = [] if recipe.base is None else [_parent("base", recipe.base, recipe.folder, False)]
+    base = [] if recipe.base is None else [_parent("base", recipe.base, None, recipe.folder)]
     return base + [
-        _parent(name, entry.path, recipe.folder, bool(getattr(entry, "adapter", None)))
+        _parent(name, entry.path, entry.adapter, recipe.folder)
         for name, entry in zip(recipe.names, recipe.models, strict=True)
     ]
 
 
-def _parent(role: str, told: object, folder: Path, has_adapter: bool) -> Parent:
+def _parent(role: str, told: object, adapter: object, folder: Path) -> Parent:
+    name = str(told) if adapter is None else f"{told} with {adapter}"
+    there = _found(adapter, folder) if adapter is not None else None
+    return Parent(role, _found(told, folder), name, there, adapter is not None)
+
+
+def _found(told: object, folder: Path) -> Path | None:
     path = folder / Path(str(told)).expanduser()
-    return Parent(role, path if path.exists() else None, str(told), has_adapter)
+    return path if path.exists() else None
 
 
 def without_inherited(
@@ -78,7 +104,8 @@ def without_inherited(
     parent = parents_of(recipe)[0] if recipe else None
     if parent is None or parent.path is None:
         return findings
-    before = {_about(finding) for finding in _found_at(parent.path, check)}
+    place = parent.path / subject.path.name if subject.whole else parent.path
+    before = {_about(finding) for finding in _found_at(place, check)}
     told = (finding for finding in findings if finding.level == "error" or _about(finding) not in before)
     return tuple(
         replace(finding, level="warning", what=f"{finding.what}; so it is in {parent.role} ({parent.told})")
@@ -89,6 +116,8 @@ def without_inherited(
 
 
 def _found_at(path: Path, check: Callable[[Subject], Iterable[Finding]]) -> list[Finding]:
+    if not path.exists():
+        return []
     there = survey(path)
     try:
         return list(check(there[0]))
@@ -105,7 +134,7 @@ def _about(finding: Finding) -> str:
 def as_planned(subject: Subject) -> Report:
     """The tensors are those that the recipe yields, planned again from the parents' headers."""
     recipe = recipe_of(subject)
-    if recipe is None or not subject.tensors:
+    if recipe is None or not subject.everything or subject.whole:
         return Report()
     lost = [parent.told for parent in parents_of(recipe) if parent.path is None]
     if lost:
@@ -135,21 +164,21 @@ def _changed(subject: Subject, inputs: Inputs) -> list[str]:
     if isinstance(then, dict):
         return [label for label, now in fingerprints(inputs).items() if label in then and then[label] != now]
     known = inputs.reference.tensors.keys()
-    return [] if len(known & subject.tensors.keys()) * 2 >= len(known) else [inputs.reference.label]
+    return [] if len(known & subject.everything.keys()) * 2 >= len(known) else [inputs.reference.label]
 
 
 def _differences(subject: Subject, expected: Mapping[str, TensorSpec]) -> Iterator[Finding]:
     remedy = "merge again; if the models changed since, that is why"
-    missing = [name for name in expected if name not in subject.tensors]
+    missing = [name for name in expected if name not in subject.everything]
     if missing:
         what = f"{subject.path}: {len(missing)} tensors that the recipe yields are missing: {listed(missing)}"
         yield Finding("error", "parents", what, remedy)
-    extra = [name for name in subject.tensors if name not in expected]
+    extra = [name for name in subject.everything if name not in expected]
     if extra:
         what = f"{subject.path}: {len(extra)} tensors are not what the recipe yields: {listed(extra)}"
         yield Finding("error", "parents", what, remedy)
     for name, spec in expected.items():
-        found = subject.tensors.get(name)
+        owner, found = subject.everything.get(name, (subject, None))
         if found is not None and (found.shape, found.dtype) != (spec.shape, spec.dtype):
-            what = f"{subject.file_of(name)}: tensor {name!r} is {found}, the recipe yields {spec}"
+            what = f"{owner.file_of(found.name)}: tensor {name!r} is {found}, the recipe yields {spec}"
             yield Finding("error", "parents", what, remedy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +23,10 @@ class CannotRunError(Exception):
 
 class OtherKindError(CannotRunError):
     """The model loads, but is not of the kind that can be asked this."""
+
+
+class NoRoomError(OtherKindError):
+    """The device has not enough memory, which says nothing of the model."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,35 @@ class Loaded:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
 
-def load(path: Path, tokenizer_from: Path) -> Loaded:
+def chosen_device(asked: str | None) -> str:
+    """The device that models are run on.
+
+    Args:
+        asked: what torch calls a device: `cpu`, `cuda`, `cuda:1`, `mps`; None for the fastest that is there.
+
+    Raises:
+        InputError: if there is no such device, or torch is not installed.
+    """
+    _transformers()
+    torch = import_module("torch")
+    if asked is None:
+        mps = getattr(torch.backends, "mps", None)
+        return "cuda" if torch.cuda.is_available() else "mps" if mps and mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=asked).cpu()
+    except Exception as error:  # torch has a kind of error for every kind of device
+        raise InputError(f"--device {asked}: {_first_line(error)}", "choose cpu, or a device that is there") from None
+    return asked
+
+
+def load(path: Path, *tokenizers: Path, device: str = "cpu", tensors: Mapping[str, Any] | None = None) -> Loaded:
     """Load a model from a folder; nothing is downloaded, and no code from the folder is run.
 
     Args:
         path: the model's folder.
-        tokenizer_from: whose tokenizer to take if the folder has none.
+        *tokenizers: folders whose tokenizer to take, the first that has one; the model's own comes last.
+        device: where it shall be run, as torch calls it.
+        tensors: the model's tensors, if they are not what lies in the folder.
 
     Raises:
         InputError: if torch or transformers are not installed.
@@ -98,13 +125,15 @@ def load(path: Path, tokenizer_from: Path) -> Loaded:
     with _quiet(transformers):
         try:
             config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+            place = {"config": config, "state_dict": dict(tensors)} if tensors is not None else {}
             model, told = _kind(transformers, config).from_pretrained(
-                path, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-            model.eval()
-            tokenizer = _tokenizer(transformers, path, tokenizer_from)
+                None if place else path, **place,
+                local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            model.eval().to(device)
+            tokenizer = _tokenizer(transformers, *tokenizers, path)
         except Exception as error:  # whatever a model's own code raises is an answer to "does it load?"
-            raise CannotRunError(_first_line(error)) from error
+            raise _cannot(error) from error
     misshapen = tuple(" ".join(str(part) for part in entry) for entry in sorted(map(_parts, told["mismatched_keys"])))
     return Loaded(model, tokenizer, _sorted(told["missing_keys"]), _sorted(told["unexpected_keys"]), misshapen)
 
@@ -127,7 +156,7 @@ def continued(loaded: Loaded, prompt: str) -> Continuation:
                 output_logits=True, return_dict_in_generate=True, pad_token_id=_padding(loaded),
             )  # fmt: skip
         except Exception as error:  # as above: a model that cannot be run is what we are looking for
-            raise CannotRunError(_first_line(error)) from error
+            raise _cannot(error) from error
     scores = torch.cat([step.float() for step in made.logits])
     tokens = made.sequences[0, -len(made.logits) :].tolist()
     finite = not bool((scores.isnan() | scores.isposinf()).any())
@@ -150,7 +179,7 @@ def loss(loaded: Loaded, texts: Sequence[Text]) -> float:
             try:
                 made = loaded.model(**inputs)
             except Exception as error:  # as above
-                raise CannotRunError(_first_line(error)) from error
+                raise _cannot(error) from error
             if "logits" not in made:
                 raise OtherKindError(f"{type(loaded.model).__name__} does not predict the next token")
             logits = made.logits[0].float()
@@ -181,7 +210,7 @@ def _encoded(loaded: Loaded, text: str) -> dict[str, Any]:
         raise CannotRunError("the tokenizer makes no token of the text")
     if int(made["input_ids"].max()) >= loaded.rows:
         raise CannotRunError(f"the tokenizer makes token {int(made['input_ids'].max())}, but there are {loaded.rows}")
-    return {key: made[key] for key in ("input_ids", "attention_mask") if key in made}
+    return {key: made[key].to(loaded.model.device) for key in ("input_ids", "attention_mask") if key in made}
 
 
 def _padding(loaded: Loaded) -> int:
@@ -200,8 +229,8 @@ def _kind(transformers: Any, config: Any) -> Any:
     return transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
 
 
-def _tokenizer(transformers: Any, path: Path, otherwise: Path) -> Any:
-    for place in dict.fromkeys((path, otherwise)):
+def _tokenizer(transformers: Any, *places: Path) -> Any:
+    for place in dict.fromkeys(places):
         if any((place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
             return transformers.AutoTokenizer.from_pretrained(place, local_files_only=True)
     return None
@@ -237,6 +266,13 @@ def _parts(entry: Any) -> tuple[str, ...]:
 
 def _sorted(names: Any) -> tuple[str, ...]:
     return tuple(sorted(names))
+
+
+def _cannot(error: Exception) -> CannotRunError:
+    """What an error of a model's own means for who wanted to run it."""
+    if "OutOfMemory" in type(error).__name__ or isinstance(error, MemoryError) or "out of memory" in str(error):
+        return NoRoomError(f"the device has not enough memory ({_first_line(error)}); --device cpu may have")
+    return CannotRunError(_first_line(error))
 
 
 def _first_line(error: Exception) -> str:

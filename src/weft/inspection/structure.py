@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+from weft.checkpoints.folders import is_index
 from weft.checkpoints.opening import open_checkpoint
-from weft.checkpoints.safetensors import INDEX, SafetensorsCheckpoint
+from weft.checkpoints.safetensors import SafetensorsCheckpoint
+from weft.checkpoints.variants import variant_of
 from weft.errors import InputError, listed
 from weft.inspection.findings import Finding, from_problems
 from weft.inspection.subject import Subject, shard_number
@@ -99,7 +101,9 @@ def nothing_stale(subject: Subject) -> Iterator[Finding]:
     for path in sorted(subject.folder.iterdir()):
         if not path.is_file() or path.name in subject.members:
             continue
-        if path.name.endswith((".safetensors", INDEX)):
+        if variant_of(path.name) and not subject.by_weft:
+            continue  # the same weights in another precision, which loaders take when they are told to
+        if path.name.endswith(".safetensors") or is_index(path.name):
             yield from _stray(subject, path)
         elif any(fnmatch(path.name, pattern) for pattern in _OTHER_FORMATS):
             what = f"{path}: weights in another format beside the checkpoint; loaders may take them instead"
@@ -109,10 +113,10 @@ def nothing_stale(subject: Subject) -> Iterator[Finding]:
 def _stray(subject: Subject, path: Path) -> Iterator[Finding]:
     if subject.index and path == subject.index.path:
         return
-    if subject.index and path.name == "model.safetensors":
+    if subject.index and path.name == f"{subject.index.path.name.partition('.')[0]}.safetensors":
         what = f"{path}: is not part of the checkpoint that {subject.index.path.name} describes, but is loaded first"
         yield Finding("error", "stale", what, "remove it")
-    elif path.name.endswith(INDEX):
+    elif is_index(path.name):
         what = f"{path}: an index that belongs to none of the files used: {listed(subject.members)}"
         yield Finding("error", "stale", what, "remove it")
     else:

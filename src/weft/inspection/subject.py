@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
+from weft.checkpoints.folders import is_index
 from weft.checkpoints.foreign import refuse_file
 from weft.checkpoints.opening import open_checkpoint
+from weft.checkpoints.pipeline import LISTING, SEPARATOR, parts_of
 from weft.checkpoints.safetensors import INDEX, SafetensorsCheckpoint
+from weft.checkpoints.variants import usual
 from weft.engine.record import LOCK, RECIPE
 from weft.errors import InputError, listed, nearest
 from weft.inspection.findings import Finding, Level, from_problems
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})\.safetensors")
-_LISTS_OF_PARTS = ("model_index.json", "modules.json")
+_LISTS_OF_PARTS = (LISTING, "modules.json")
 _AGAIN = "download or write the model again"
 
 
@@ -55,6 +58,8 @@ class Subject:
         problems: what came up while opening.
         config: `config.json`, empty if there is none.
         by_weft: whether Weft wrote the folder, and so nothing in it is anyone else's habit.
+        below: of a pipeline, its parts by their folders; each is a subject of its own.
+        whole: the pipeline's folder, for a part of one.
     """
 
     path: Path
@@ -65,6 +70,20 @@ class Subject:
     problems: tuple[Finding, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     by_weft: bool = False
+    below: Mapping[str, Subject] = field(default_factory=dict)
+    whole: Path | None = None
+
+    @cached_property
+    def everything(self) -> Mapping[str, tuple[Subject, TensorSpec]]:
+        """Every tensor under the name that it has in a merge, with whom it belongs to: a pipeline's parts or itself."""
+        own = {name: (self, spec) for name, spec in self.tensors.items()}
+        parts = [(f"{folder}{SEPARATOR}", part) for folder, part in self.below.items()]
+        return own | {prefix + name: (part, spec) for prefix, part in parts for name, spec in part.tensors.items()}
+
+    @property
+    def home(self) -> Path | None:
+        """Where recipe and lock lie: the folder, or that of the whole pipeline."""
+        return self.whole or self.folder
 
     @cached_property
     def holders(self) -> Mapping[str, Checkpoint]:
@@ -117,10 +136,30 @@ def survey(path: Path) -> list[Subject]:
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputError(f"{path}: no such file or folder", nearest(path.name, names) or "check the path")
     if path.is_file():
-        return [_from_index(path.parent, path) if path.name.endswith(INDEX) else _lone(path)]
+        return [_from_index(path.parent, path) if is_index(path.name) else _lone(path)]
+    parts, problems = _parts(path)
+    if parts:
+        return _pipeline(path, parts)
     below = list(_below(path))
     root = _from_folder(path, by_weft=_is_ours(path), may_be_empty=bool(below))
+    root = replace(root, problems=(*root.problems, *problems))
     return [root, *(_from_folder(folder, by_weft=root.by_weft, may_be_empty=False) for folder in below)]
+
+
+def _parts(folder: Path) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+    """The parts of a pipeline, or what is wrong with its listing."""
+    try:
+        return parts_of(folder), ()
+    except InputError as error:
+        return (), tuple(from_problems(error, "pipeline"))
+
+
+def _pipeline(folder: Path, names: tuple[str, ...]) -> list[Subject]:
+    """The pipeline, which has no weights of its own, and its parts."""
+    ours = _is_ours(folder)
+    found = {name: _from_folder(folder / name, by_weft=ours, may_be_empty=False) for name in names}
+    parts = {name: replace(part, whole=folder) for name, part in found.items()}
+    return [Subject(folder, folder, by_weft=ours, below=parts), *parts.values()]
 
 
 def read_json(path: Path) -> Any:
@@ -170,10 +209,10 @@ def _lone(path: Path) -> Subject:
 
 
 def _from_folder(folder: Path, by_weft: bool, may_be_empty: bool) -> Subject:
-    indices, files = sorted(folder.glob(f"*{INDEX}")), sorted(folder.glob("*.safetensors"))
-    chosen = [f for f in (folder / f"model{INDEX}", folder / "model.safetensors") if f in (*indices, *files)][:1]
-    chosen = chosen or indices or files
-    if len(chosen) == 1 and chosen[0].name.endswith(INDEX):
+    indices, files = sorted(folder.glob(f"*{INDEX[:-5]}*.json")), sorted(folder.glob("*.safetensors"))
+    best = usual((*indices, *files))
+    chosen = [best] if best else indices or files
+    if len(chosen) == 1 and is_index(chosen[0].name):
         return _from_index(folder, chosen[0], by_weft)
     problems = list(_ambiguity(folder, chosen))
     parts, more = _opened(files if len(chosen) > 1 else chosen)
@@ -204,7 +243,7 @@ def _from_index(folder: Path, path: Path, by_weft: bool | None = None) -> Subjec
     except InputError as error:
         index = None
         problems += from_problems(error, "index")
-        members = _shards_of(folder, path.name.removesuffix(INDEX))
+        members = _shards_of(folder, path.name.partition(INDEX[:-5])[0])
     inside = [name for name in members if Path(name).name == name and name not in ("", ".", "..")]
     problems += _strangers(path, sorted({*members} - {*inside}))
     present = [name for name in inside if (folder / name).is_file()]

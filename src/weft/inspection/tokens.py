@@ -28,7 +28,7 @@ def tokens_fit(subject: Subject) -> Iterator[Finding]:
     if subject.folder is None:
         return
     highest: dict[Path, tuple[int, str]] = {}
-    for path, ids in _vocabularies(subject.folder):
+    for path, ids in _vocabularies(_tokenizer_folder(subject, subject.folder)):
         if isinstance(ids, Finding):
             yield ids
         elif ids:
@@ -43,6 +43,11 @@ def tokens_fit(subject: Subject) -> Iterator[Finding]:
         yield from _too_many(highest, widest.shape[0], where)
         yield from _too_few(highest, widest.shape[0], where)
         yield from _special(subject, widest.shape[0], where)
+
+
+def _tokenizer_folder(subject: Subject, folder: Path) -> Path:
+    """Where the tokenizer lies: in a pipeline, `tokenizer_2` is that of `text_encoder_2`."""
+    return subject.whole / folder.name.replace("text_encoder", "tokenizer") if subject.whole else folder
 
 
 def _too_many(highest: Mapping[Path, tuple[int, str]], rows: int, where: str) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from weft.engine.progress import Progress
 from weft.engine.settings import Settings
-from weft.inspection import configuration, layers, lock, parents, records, structure, ties, tokens
+from weft.inspection import configuration, layers, lock, parents, pipeline, records, structure, ties, tokens
 from weft.inspection.behaviour import behaves
 from weft.inspection.findings import Finding, Report, Verdict, in_order
 from weft.inspection.lock import hashes_agree
@@ -54,10 +54,13 @@ CHECKS = (
     Check("shard numbers", structure.numbering_complete),
     Check("stale files", structure.nothing_stale),
     Check("metadata", structure.metadata_known),
+    Check("pipeline's parts", pipeline.parts_present),
+    Check("pipeline's classes", pipeline.classes_agree, heritable=True),
     Check("layers alike", layers.layers_alike, heritable=True),
     Check("layers counted", layers.layers_counted, heritable=True),
     Check("config against shapes", configuration.shapes_stated, heritable=True),
     Check("config's sizes occur", configuration.sizes_occur, heritable=True),
+    Check("config against channels", pipeline.channels_fit, heritable=True),
     Check("attention heads", configuration.heads_fit, heritable=True),
     Check("labels", configuration.labels_fit, heritable=True),
     Check("number format", configuration.format_stated, heritable=True),
@@ -80,6 +83,7 @@ def verify(
     numbers: bool = True,
     generate: str | None = None,
     score: str | os.PathLike[str] | None = None,
+    device: str | None = None,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -94,6 +98,7 @@ def verify(
         numbers: whether to read the tensors; without it only headers and small files are read.
         generate: a prompt, which the model and its parents then continue by twenty tokens.
         score: a `.txt` or `.jsonl` file of texts, which the model and its parents then predict.
+        device: where to run them, as torch calls it; by default a GPU if there is one.
         workers: threads; 0 for one per core.
         progress: is told what happens.
 
@@ -124,7 +129,7 @@ def verify(
             made.append(("hashes", hashes_agree(subjects[0], progress)))
         if generate is not None or score is not None:
             texts = Path(score).expanduser() if score is not None else None
-            made.append(("behaviour", behaves(subjects[0], generate, texts, progress)))
+            made.append(("behaviour", behaves(subjects[0], generate, texts, progress, device)))
         return _verdict(subjects, made, time.monotonic() - began)
 
 

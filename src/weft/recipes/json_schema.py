@@ -28,6 +28,7 @@ def recipe_schema() -> dict[str, Any]:
     rule["properties"]["match"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     model["properties"] |= _parameters(per_model_only=True)
     model["additionalProperties"] = False
+    schema["properties"]["models"]["minItems"] = 1
     schema["properties"]["models"]["items"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/ModelEntry"}]}
     schema["$defs"]["Output"]["properties"]["shard_size"] = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
     return schema

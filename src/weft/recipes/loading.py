@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,17 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from weft.algorithms.wording import worded
-from weft.errors import InputError, Problem, nearest
-from weft.recipes.schema import ModelEntry, Output, Recipe, Rule
+from weft.errors import InputError, Problem, nearest, shown
+from weft.recipes.schema import PATTERN, ModelEntry, Output, Recipe, Rule
+from weft.recipes.strict_yaml import LONGEST, parsed_yaml
 
+MOST = 1000
+"""Models, patterns in rules, and changes of names in a recipe."""
 _REMEDY = "see the recipe reference in the README"
-_REMEDIES = {"missing": "a recipe needs at least `method` and `models`"}
+_BOTH = "a recipe needs at least `method` and `models`"
+_QUOTES = "put it in quotation marks: YAML reads numbers, yes, no, on, off and null as something other than text"
+_NEEDED = {"method": _BOTH, "models": _BOTH, "match": PATTERN, "path": "write `- path: FOLDER`"}
+"""What to write for a key that is missing."""
 _ELSEWHERE = {
     "base_model": "write `base:`",
     "merge_method": "write `method:`",
@@ -23,20 +29,6 @@ _ELSEWHERE = {
     "weight": "write it under `parameters:`",
 }
 """Keys of other tools' files, and keys in the wrong place."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe loading that also refuses a key given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is given twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -50,16 +42,39 @@ def load_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        parsed = yaml.load(path.read_text("utf-8"), _Loader)
+        with path.open("rb") as file:
+            parsed = parsed_yaml(file.read(LONGEST + 1))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", "check the path") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML: {_one_line(error)}", "mend the syntax there") from None
+        raise InputError(f"{path}: {error.strerror}", _near(path)) from None
+    except UnicodeDecodeError as error:
+        what = f"{path}: not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+        raise InputError(what, "save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not valid YAML: {_syntax(error)}", "mend the syntax there") from None
     if not isinstance(parsed, dict):
         raise InputError(f"{path}: a recipe is a map with `method`, `models` and so on", _REMEDY)
     if "folder" in parsed:
         raise InputError(f"{path}: unknown key 'folder'", "relative paths are relative to the recipe")
+    _check_lengths(parsed, path)
     return make_recipe({**parsed, "folder": path.parent}, where=f"{path}: ")
+
+
+def _check_lengths(parsed: Mapping[Any, Any], path: Path) -> None:
+    """Names are compared with each other, and patterns with every tensor's name: thousands would take for ever."""
+    rules = parsed.get("rules")
+    patterns = [rule.get("match") for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
+    lengths = {
+        "models": _length(parsed.get("models")),
+        "patterns in rules": sum(_length(match) or 1 for match in patterns),
+        "changes in rename": _length(parsed.get("rename")),
+    }
+    for what, length in lengths.items():
+        if length > MOST:
+            raise InputError(f"{path}: {length:,} {what}, more than {MOST:,}", "merge in several steps")
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (list, dict)) else 0
 
 
 def make_recipe(parts: dict[str, Any], where: str = "") -> Recipe:
@@ -95,8 +110,11 @@ def _problem(item: Any, where: str) -> Problem:
         inside = f" in {' '.join(place[:-1])}" if len(place) > 1 else ""
         remedy = _ELSEWHERE.get(place[-1]) or nearest(place[-1], known) or f"known: {', '.join(known)}"
         return Problem(f"{where}unknown key {place[-1]!r}{inside}", remedy)
-    text = f"{where}{' '.join(place)} {worded(item)}" if place else f"{where}{worded(item)}"
-    return Problem(text, _REMEDIES.get(item["type"], ""))
+    if item["type"] == "invalid_key" or place[-1:] == ["[key]"]:
+        inside = f" in {place[0]}" if len(place) > 1 else ""
+        return Problem(f"{where}the key {shown(item['input'])}{inside} is not text", _QUOTES)
+    mended = _NEEDED.get(place[-1]) if item["type"] == "missing" else item.get("ctx", {}).get("remedy")
+    return Problem(f"{where}{' '.join((*place, worded(item)))}", mended or _REMEDY)
 
 
 def _schema_at(location: tuple[str | int, ...]) -> type[BaseModel]:
@@ -104,5 +122,17 @@ def _schema_at(location: tuple[str | int, ...]) -> type[BaseModel]:
     return inner.get(location[0], Recipe) if len(location) > 1 else Recipe
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _near(path: Path) -> str:
+    if path.is_dir():
+        return "name the recipe's file in it"
+    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
+    return nearest(path.name, [file.name for file in beside]) or "check the path"
+
+
+def _syntax(error: Exception) -> str:
+    """What is wrong where, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).replace('in "<unicode string>", ', "").split())
+    begin = f", {error.context}" if error.context else ""
+    begin += f" that begins in line {error.context_mark.line + 1}" if begin and error.context_mark else ""
+    return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}{begin}"

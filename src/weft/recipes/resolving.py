@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Any
 
 from weft.algorithms.method import Method
 from weft.algorithms.registry import method
+from weft.checkpoints.patterns import Expression
 from weft.errors import Gathering, InputError, Problem, nearest
 from weft.recipes.schema import Recipe, Rule
 
@@ -107,9 +108,14 @@ class Resolver:
         return Merge(kind.resolved(self._names, parameters, known, self._recipe.parameters), rule)
 
 
-def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
-    compiled = [re.compile(p[3:] if p.startswith("re:") else translate(p)).fullmatch for p in patterns]
-    return lambda name: any(matches(name) for matches in compiled)
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Globs become one expression; a person's own expressions, which may refer to their groups, stay apart."""
+    globs = [translate(p) for p in patterns if not p.startswith("re:")]
+    own = [Expression(p[3:], repr(p)).fits for p in patterns if p.startswith("re:")]
+    if not globs:
+        return own[0] if len(own) == 1 else lambda name: any(fits(name) for fits in own)
+    together = re.compile("|".join(globs)).fullmatch
+    return lambda name: together(name) is not None or any(fits(name) for fits in own)
 
 
 def _check_parameters(recipe: Recipe) -> None:

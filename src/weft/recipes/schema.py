@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from weft.checkpoints.patterns import Expression, ExpressionError
+from weft.errors import nearest
 from weft.kernels.dtypes import BY_NAME, FLOATS
+
+PATTERN = "give a pattern over tensor names, such as `match: '*norm*'`"
+"""What a rule needs, as a remedy."""
 
 RESERVED = ("base", "drop", "default")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def _slip(what: str, remedy: str) -> PydanticCustomError:
+    """What a validator raises: a finding that has a remedy of its own."""
+    return PydanticCustomError("slip", "{what}", {"what": what, "remedy": remedy})
 
 
 def parse_size(value: object) -> int:
@@ -31,10 +43,33 @@ def parse_size(value: object) -> int:
     unit = unit if not unit or unit.endswith("B") else f"{unit}B"
     if found is None or unit not in _UNITS:
         raise ValueError(f"{value!r} is not a size; write for example 500MB, 5GB or 2GiB")
-    return int(float(found[1]) * _UNITS[unit])
+    return int(Decimal(found[1]) * _UNITS[unit])
 
 
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+def _size(value: object) -> int:
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        what, _, remedy = str(error).partition("; ")
+        raise _slip(what, remedy) from None
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+
+
+def _expressions_compile(changes: dict[str, str]) -> dict[str, str]:
+    """Broken expressions are found here, once, and not in every model whose names they change."""
+    for pattern, replacement in changes.items():
+        if pattern.startswith("re:"):
+            try:
+                Expression(pattern[3:]).check_replacement(replacement)
+            except ExpressionError as error:
+                raise _slip(f"{pattern!r} -> {replacement!r}: {error}", "mend the expression") from None
+    return changes
+
+
+Renaming = Annotated[dict[str, str], AfterValidator(_expressions_compile)]
+"""What to look for in tensor names, and what to put there."""
 
 
 class _Strict(BaseModel):
@@ -56,7 +91,7 @@ class ModelEntry(BaseModel):
     path: Any
     name: str = ""
     adapter: str | None = None
-    rename: dict[str, str] = {}
+    rename: Renaming = {}
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -83,19 +118,20 @@ class Rule(_Strict):
         for pattern in value:
             if pattern.startswith("re:"):
                 try:
-                    re.compile(pattern[3:])
-                except re.error as error:
-                    raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+                    Expression(pattern[3:])
+                except ExpressionError as error:
+                    raise _slip(f"{pattern!r} is not a regular expression: {error}", "mend the expression") from None
         if not value:
-            raise ValueError("is empty; give a pattern over tensor names, such as '*norm*'")
+            raise _slip("is empty", PATTERN)
         return value
 
     @model_validator(mode="after")
     def _copies_or_merges(self) -> Rule:
         if self.use is not None and (self.method is not None or self.parameters):
-            raise ValueError("`use` copies a tensor, so `method` and `parameters` beside it would have no effect")
+            what = "`use` copies a tensor, so `method` and `parameters` beside it would have no effect"
+            raise _slip(what, "keep either `use` or the others")
         if self.use is None and self.method is None and not self.parameters:
-            raise ValueError("says nothing: give `use`, `method` or `parameters`")
+            raise _slip("says nothing about its tensors", "give `use`, `method` or `parameters`")
         return self
 
 
@@ -111,7 +147,7 @@ class Output(_Strict):
         names = [dtype.name for dtype in FLOATS]
         if value is not None and value not in names:
             known = "is not a floating-point format" if value in BY_NAME else "is not known"
-            raise ValueError(f"{value!r} {known}; use one of {', '.join(names)}")
+            raise _slip(f"{value!r} {known}", nearest(value, names) or f"use one of {', '.join(names)}")
         return value
 
 
@@ -141,10 +177,10 @@ class Recipe(_Strict):
 
     method: str
     base: Any = None
-    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    models: tuple[ModelEntry, ...]
     parameters: dict[str, Any] = {}
     rules: tuple[Rule, ...] = ()
-    rename: dict[str, str] = {}
+    rename: Renaming = {}
     output: Output = Output()
     on_missing: Literal["error", "base", "skip-model"] = "error"
     vocabulary: Literal["base", "pad", "union"] | None = None
@@ -155,10 +191,14 @@ class Recipe(_Strict):
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
-            raise ValueError("should be a list of models")
+            raise _slip("should be a list of models", "write it as a list, one `- FOLDER` for each model")
+        if not value:
+            raise _slip("should not be empty", "name the models to merge, one `- FOLDER` for each")
         for k, entry in enumerate(value, 1):
             if isinstance(entry, Mapping) and entry and "path" not in entry and not _holds_tensors(entry):
-                raise ValueError(f"number {k} has no `path`, only {', '.join(map(str, entry))}; write `- path: FOLDER`")
+                raise _slip(f"number {k} has no `path`, only {', '.join(map(str, entry))}", "write `- path: FOLDER`")
+            if entry is None or (isinstance(entry, Mapping) and entry.get("path", entry) is None):
+                raise _slip(f"number {k} is empty", "name a model there, or take the line out")
         return tuple(entry if _is_entry(entry) else {"path": entry} for entry in value)
 
     @model_validator(mode="after")
@@ -166,10 +206,11 @@ class Recipe(_Strict):
         given = [entry.name for entry in self.models if entry.name]
         twice = {name for name in given if given.count(name) > 1}
         if twice:
-            raise ValueError(f"two models are called {twice.pop()!r}; names must differ")
+            raise _slip(f"two models are called {min(twice)!r}", "give them names that differ")
         reserved = [name for name in given if name in RESERVED]
         if reserved:
-            raise ValueError(f"a model cannot be called {reserved[0]!r}: that word has a meaning of its own")
+            what = f"a model cannot be called {reserved[0]!r}: that word has a meaning of its own"
+            raise _slip(what, "give it another `name`")
         return self
 
     @property
@@ -197,4 +238,6 @@ def _is_entry(value: object) -> bool:
 def _name_of(path: object, position: int) -> str:
     if not isinstance(path, (str, Path)):
         return f"model_{position}"
-    return Path(path).resolve().name.removesuffix(".safetensors").split("@")[0]
+    last = Path(path).name
+    named = Path(path).resolve().name if last in ("", "..") else last
+    return named.removesuffix(".safetensors").split("@")[0]

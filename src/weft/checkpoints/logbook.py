@@ -1,0 +1,91 @@
+"""A file of small records that is only ever appended to, and that can be trusted after a crash.
+
+Each record is one line: a checksum, a space, JSON. A process that dies leaves at most one line unfinished; what a
+power failure leaves may be worse. Either way reading stops at the first line whose checksum does not fit, and
+whoever goes on writing goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Logbook:
+    """Records on disk, in the order in which they were appended.
+
+    Args:
+        path: the file; it is created if need be.
+
+    Attributes:
+        records: what was there already; what a crash left unfinished is cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        try:
+            found = list(_parsed(_contents(self._descriptor)))
+            self.records: list[Record] = [record for record, _ in found]
+            self._ends = [end for _, end in found]
+            self._truncate()
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, record: Record) -> None:
+        """Add a record. It survives the death of the process as soon as this returns; a power failure after `sync`."""
+        line = _line(record)
+        while line:
+            line = line[os.write(self._descriptor, line) :]
+
+    def keep(self, count: int) -> None:
+        """Forget all but the first `count` of the records that were there when the file was opened."""
+        del self.records[count:], self._ends[count:]
+        self._truncate()
+
+    def sync(self) -> None:
+        """Make everything that was appended survive a power failure."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _truncate(self) -> None:
+        end = self._ends[-1] if self._ends else 0
+        os.ftruncate(self._descriptor, end)
+        os.lseek(self._descriptor, end, os.SEEK_SET)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a file, which is left as it is; none if there is no such file."""
+    try:
+        return [record for record, _ in _parsed(path.read_bytes())]
+    except OSError:
+        return []
+
+
+def _contents(descriptor: int) -> bytes:
+    parts = iter(lambda: os.read(descriptor, 1 << 20), b"")
+    return b"".join(parts)
+
+
+def _line(record: Record) -> bytes:
+    text = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parsed(contents: bytes) -> Iterator[tuple[Record, int]]:
+    """Every whole record, with the byte at which it ends."""
+    end = 0
+    while (newline := contents.find(b"\n", end)) >= 0:
+        line, end = contents[end:newline], newline + 1
+        if line[:8] != b"%08x" % zlib.crc32(line[9:]):
+            return
+        yield json.loads(line[9:].decode("utf-8", "surrogatepass")), end

@@ -1,0 +1,206 @@
+"""What of a merge is done. Kept on disk as it goes, it lets a merge that was killed go on where it was.
+
+What it says is written after the data that it speaks of, so a process may die at any instant. Against a power
+failure, data and journal are synced every now and then, and after a reboot only what was synced is believed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from weft.checkpoints.logbook import Logbook, Record
+from weft.engine.ranges import Ranges
+
+_INTERVAL = 0.25
+"""Seconds between two entries, in which work is done that a killed process must do again."""
+
+_SYNC_INTERVAL = 20.0
+"""Seconds between two syncs, in which work is done that a power failure may undo."""
+
+Tally = Mapping[str, int]
+"""How often something worth telling happened, by its text, in which `{count}` stands for how often."""
+
+
+class Journal:
+    """What is written, what is settled, what was noticed. Safe to use from several threads.
+
+    Args:
+        logbook: where it is kept; None to keep it only for as long as the merge runs.
+        folder: where snapshots of unfinished statistics go, if it is kept.
+    """
+
+    def __init__(self, logbook: Logbook | None = None, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._logbook = logbook
+        self._lock = threading.Lock()
+        self._written: dict[str, Ranges] = {}
+        self._tallies: dict[str, Counter[str]] = {}
+        self._found: Counter[str] = Counter()
+        self._settled: dict[str, Any] = {}
+        self._masks: list[str] = []
+        self._pending: Record = {}
+        self._entries = 0
+        self._told = time.monotonic()
+        if logbook is not None:
+            _believe(logbook)
+            for record in logbook.records:
+                self._replay(record)
+            self._entries = len(logbook.records)
+            self._append({"run": _boot()})
+
+    @property
+    def masks(self) -> Collection[str]:
+        """Tensors that turned out to be constant masks, which are copied."""
+        return tuple(self._masks)
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether an earlier run left something to build upon."""
+        return bool(self._written or self._settled)
+
+    def left(self, name: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The parts of a range of a tensor that are still to be written."""
+        done = self._written.get(name)
+        return iter([(start, stop)]) if done is None else done.missing(start, stop)
+
+    def wrote(self, name: str, start: int, stop: int, tally: Tally) -> None:
+        """A range of a tensor is in its place; this was noticed in computing it."""
+        with self._lock:
+            self._pending.setdefault("wrote", {}).setdefault(name, []).append([start, stop])
+            for text, count in tally.items():
+                self._count(name, text, count)
+                noted = self._pending.setdefault("noted", {}).setdefault(name, {})
+                noted[text] = noted.get(text, 0) + count
+            if time.monotonic() - self._told > _INTERVAL:
+                self._flush()
+
+    def recall(self, key: Sequence[Any]) -> Any:
+        """What was settled under this key, or None."""
+        return self._settled.get(repr(tuple(key)))
+
+    def settle(self, key: Sequence[Any], value: Any) -> None:
+        """Keep a result, of what JSON knows."""
+        with self._lock:
+            self._flush()
+            self._append({"settled": repr(tuple(key)), "value": value})
+
+    def set_aside(self, masks: Collection[str], forget: Collection[str]) -> None:
+        """Some tensors are to be copied after all, and others to be computed anew without them."""
+        with self._lock:
+            self._flush()
+            self._forget([*masks, *forget])
+            self._masks += masks
+            self._append({"masks": sorted(masks), "forget": sorted(forget)})
+
+    def found(self, counts: Tally) -> None:
+        """What the inputs hold that a person should know: so many of each, as far as was seen."""
+        with self._lock:
+            self._found |= Counter(counts)
+            self._pending["found"] = dict(self._found)
+
+    def noticed(self) -> tuple[str, ...]:
+        """Everything worth telling, in words, with how often it happened."""
+        total: Counter[str] = Counter()
+        for counts in self._tallies.values():
+            total.update(counts)
+        told = sorted([*total.items(), *self._found.items()])
+        return tuple(text.replace("{count}", f"{count:,}") for text, count in told)
+
+    @contextmanager
+    def synced_at_intervals(self, sync: Callable[[], None]) -> Iterator[None]:
+        """Sync the output, by calling `sync`, and the journal every now and then while the merge runs."""
+        if self._logbook is None:
+            yield
+            return
+        stop = threading.Event()
+        thread = threading.Thread(target=self._sync_until, args=(stop, sync), name="weft-sync", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            with self._lock:
+                self._flush()
+
+    def _sync_until(self, stop: threading.Event, sync: Callable[[], None]) -> None:
+        while self._logbook is not None and not stop.wait(_SYNC_INTERVAL):
+            with self._lock:
+                self._flush()
+                entries = self._entries
+            with suppress(OSError):  # the commit will sync again, and tell
+                sync()
+                with self._lock:
+                    self._append({"synced": entries})
+                self._logbook.sync()
+
+    def _flush(self) -> None:
+        self._told = time.monotonic()
+        if self._pending:
+            pending, self._pending = self._pending, {}
+            self._append({**pending, "wrote": {n: _joined(r) for n, r in pending.get("wrote", {}).items()}})
+
+    def _append(self, record: Record) -> None:
+        if self._logbook is not None:
+            self._logbook.append(record)
+            self._entries += 1
+
+    def _replay(self, record: Record) -> None:
+        for name, ranges in record.get("wrote", {}).items():
+            done = self._written.setdefault(name, Ranges())
+            for start, stop in ranges:
+                done.add(start, stop)
+        for name, counts in record.get("noted", {}).items():
+            for text, count in counts.items():
+                self._count(name, text, count)
+        self._found |= Counter(record.get("found", {}))
+        self._forget([*record.get("masks", ()), *record.get("forget", ())])
+        self._masks += record.get("masks", ())
+        if "settled" in record:
+            self._settled[record["settled"]] = record["value"]
+
+    def _count(self, name: str, text: str, count: int) -> None:
+        self._tallies.setdefault(name, Counter())[text] += count
+
+    def _forget(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._written.pop(name, None)
+            self._tallies.pop(name, None)
+
+
+def share_written(records: Sequence[Record], elements: int) -> float:
+    """How much of an output was in its place when these were the records, between 0 and 1."""
+    journal = Journal()
+    for record in records:
+        journal._replay(record)
+    return sum(map(len, journal._written.values())) / elements if elements else 1.0
+
+
+def _joined(ranges: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    joined = Ranges()
+    for start, stop in ranges:
+        joined.add(start, stop)
+    return list(joined)
+
+
+def _believe(logbook: Logbook) -> None:
+    """After a reboot, forget what was not synced: the data that it speaks of may never have reached the disk."""
+    boots = [record["run"] for record in logbook.records if "run" in record]
+    if not boots or (boots[-1] and boots[-1] == _boot()):
+        return
+    counts = [record["synced"] for record in logbook.records if "synced" in record]
+    commits = [k + 1 for k, record in enumerate(logbook.records) if "commit" in record]
+    logbook.keep(max([1, *counts, *commits]))
+
+
+def _boot() -> str:
+    """What tells one run of the machine from another; empty where nothing does."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return ""

@@ -1,0 +1,190 @@
+"""Merges that are killed, in processes of their own; started warm, so that hundreds of them take seconds.
+
+Run as a program, it takes a request as JSON on standard input and prints what came of it:
+
+    {"folder": ..., "scenario": "ties", "strikes": [[17, "half"], ...], "eager": true}
+
+For every strike a copy of the process begins the merge and is struck at that call; what lies in the output's place is
+looked at; then another copy gives the same command, undisturbed, and the output is compared with the expected bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import weft
+from tests.faults.layer import Layer, faulty
+from weft.checkpoints import swap
+from weft.checkpoints.staging import find_abandoned
+from weft.engine import journal, settings, snapshots
+
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "ties": {"method": "ties", "parameters": {"density": 0.3}},
+    "ties-tensor": {"method": "ties", "parameters": {"density": 0.3, "scope": "tensor"}},
+    "linear": {"method": "linear"},
+    "masks": {"method": "linear"},
+}
+VARIANTS = ("new", "overwrite", "two-steps", "file")
+"""A new folder; one in the place of an older; the same where the system cannot exchange two; one file."""
+
+
+def build(folder: Path) -> None:
+    """A base and three models, sharded; with a constant mask for one of the scenarios."""
+    generator = np.random.default_rng(7)
+    shapes = {"a": (40, 900), "b": (70_001,), "c": (), "norm.running_var": (33,), "d": (3, 17, 40)}
+    base = {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    base["norm.running_var"] = np.abs(base["norm.running_var"])
+    for name in ("base", "one", "two", "three"):
+        for with_mask in (False, True):
+            noisy = {k: v + (generator.normal(size=v.shape) * 0.1).astype(np.float32) for k, v in base.items()}
+            model = base if name == "base" else noisy
+            extra = {"mask": np.full((5, 5), -np.inf, np.float32)} if with_mask else {}
+            _save({**model, **extra}, folder / ("masked" if with_mask else "plain") / name)
+
+
+def _save(model: dict[str, Any], folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True)
+    save_file({k: np.ascontiguousarray(v) for k, v in model.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "who": folder.name}))
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.txt").write_text("a\nb\n")
+
+
+def merge(folder: Path, scenario: str, target: Path, overwrite: bool) -> weft.Report:
+    """One merge of a scenario."""
+    place = folder / ("masked" if scenario == "masks" else "plain")
+    recipe = {**SCENARIOS[scenario], "models": [str(place / name) for name in ("one", "two", "three")]}
+    if scenario.startswith("ties"):
+        recipe["base"] = str(place / "base")
+    recipe["output"] = {"shard_size": "200kB"}
+    return weft.merge_to(recipe, target, overwrite=overwrite, workers=2)
+
+
+def digest(place: Path) -> str:
+    """All bytes of an output; empty if there is none."""
+    files = sorted(place.rglob("*")) if place.is_dir() else [place] if place.exists() else []
+    told = [(str(f.relative_to(place)), f.read_bytes()) for f in files if f.is_file()]
+    return hashlib.sha256(repr(told).encode()).hexdigest() if told else ""
+
+
+def in_a_copy(work: Callable[[], Any]) -> dict[str, Any]:
+    """Do something in a copy of this process; how it ended and what it said."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        try:
+            said = {"ok": True, "said": work()}
+        except weft.WeftError as error:
+            said = {"ok": False, "said": str(error)}
+        except BaseException:  # noqa: BLE001 - the parent shall hear of it
+            said = {"ok": False, "said": traceback.format_exc()}
+        os.write(writing, json.dumps(said).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else {"ok": False, "said": "killed"}
+
+
+class Arena:
+    """One scenario in one variant.
+
+    Args:
+        folder: where models and outputs lie.
+        scenario: what is merged.
+        variant: how it is put in its place.
+        eager: keep the journal after every tile, instead of a few times a second.
+    """
+
+    def __init__(self, folder: Path, scenario: str, variant: str, eager: bool) -> None:
+        self._folder = folder
+        self._scenario = scenario
+        self._overwrites = variant in ("overwrite", "two-steps")
+        self._target = folder / "outputs" / ("merged.safetensors" if variant == "file" else "merged")
+        if eager:
+            journal._INTERVAL = snapshots._INTERVAL = snapshots._WORTHWHILE = -1.0
+            journal._SYNC_INTERVAL = 0.001
+        if variant == "two-steps":
+            swap._exchanged = lambda *_: False
+        settings._LONGEST_TILE = settings.BLOCK
+        self._old = self._new = ""
+        self._reset()
+        self.calls = len(in_a_copy(lambda: self._logged())["said"])
+        self._new = digest(self._target)
+        assert self._new
+
+    def _logged(self) -> list[str]:
+        with faulty(Layer()) as layer:
+            self._merge()
+        return layer.log
+
+    def _merge(self) -> bool:
+        return merge(self._folder, self._scenario, self._target, self._overwrites).continued
+
+    def _reset(self) -> None:
+        shutil.rmtree(self._target.parent, ignore_errors=True)
+        self._target.parent.mkdir()
+        if self._overwrites:
+            merge(self._folder, "ties-tensor" if self._scenario == "linear" else "linear", self._target, False)
+            self._old = digest(self._target)
+
+    def strike(self, call: int, kind: str) -> dict[str, Any]:
+        """Strike once, look, go on, compare."""
+        self._reset()
+        struck = in_a_copy(lambda: self._struck(Layer(call, kind, seed=call)))
+        between, left = digest(self._target), list(find_abandoned(self._target.parent))
+        if between == self._new and not left:  # it was through before it was struck
+            return {"call": call, "kind": kind, "struck": False}
+        went_on = in_a_copy(lambda: self._went_on(kind))
+        return {
+            "call": call,
+            "kind": kind,
+            "struck": struck["said"] if struck["said"] == "killed" or not struck["ok"] else False,
+            "whole": between in ((self._old, self._new) if self._overwrites else ("", self._new))
+            or (between == "" and swap.old_path(self._target).exists()),
+            "went_on": went_on["ok"],
+            "continued": went_on["said"],
+            "same": digest(self._target) == self._new,
+            "left": [path.name for path in self._target.parent.iterdir() if path != self._target],
+        }
+
+    def _struck(self, layer: Layer) -> list[str]:
+        with faulty(layer):
+            self._merge()
+        return layer.log
+
+    def _went_on(self, kind: str) -> bool:
+        if kind == "power":
+            journal._boot = lambda: "another"
+        return self._merge()
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.loads(sys.stdin.read())
+    folder = Path(request["folder"])
+    if not (folder / "plain").exists():
+        build(folder)
+    arena = Arena(folder, request["scenario"], request["variant"], request["eager"])
+    every = [[call, kind] for call in range(1, arena.calls + 1) for kind in request["kinds"]]
+    chosen = every[request.get("offset", 0) :: request.get("step", 1)]
+    print(json.dumps({"calls": arena.calls, "strikes": [arena.strike(*one) for one in chosen]}))
+    assert not list(find_abandoned(folder / "outputs"))
+
+
+if __name__ == "__main__":
+    main()
