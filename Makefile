@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast long check bench format clean
+.PHONY: demo test fast long soak replay check bench fuzz format clean
 
 demo: $(READY) ## train, fine-tune, merge and compare on real digits
 	$(BIN)/python examples/digits.py
@@ -20,6 +20,12 @@ fast: $(READY) ## the tests that take seconds
 long: $(READY) ## the tests that take minutes to hours
 	$(BIN)/python -m pytest -m long
 
+soak: $(READY) ## random merges against the references for MINUTES; SEED and CASE run one again
+	$(BIN)/python -m tests.long.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(CASE),--case $(CASE))
+
+replay: $(READY) ## put the hashes of all merges on record anew, after a change of bits that is meant
+	$(BIN)/python -m tests.test_replay
+
 check: $(READY) ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,6 +35,11 @@ check: $(READY) ## style, types, layers
 bench: $(READY) ## speed and memory against a floor and a plain torch loop
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/merging.py
+
+MINUTES ?= 10
+
+fuzz: $(READY) ## spoiled headers, indices, configs, recipes and pickles for MINUTES: nothing but InputError may come of them
+	$(BIN)/python -m tests.hostile.fuzz --minutes $(MINUTES)
 
 format: $(READY) ## mend style
 	$(BIN)/ruff check --fix .

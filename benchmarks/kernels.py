@@ -1,4 +1,4 @@
-"""Nanoseconds per element of the compiled loops, on one core, over a tile that fits the cache.
+"""Nanoseconds per element of the compiled loops, on one core.
 
 Use: python benchmarks/kernels.py
 """
@@ -7,49 +7,104 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from weft.algorithms.registry import METHODS
-from weft.algorithms.ties import ties
 from weft.kernels.compiler import Input, Loop, compiled, packed
 from weft.kernels.dtypes import BFLOAT16, FLOAT32
-from weft.kernels.folds import BINS, block_sums, count_digits
+from weft.kernels.folds import BINS, BLOCK, block_sums, count_digits
 
-TILE = 1 << 18
+MODELS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)
+TILE = 16 * BLOCK
+"""Elements of a tile as the engine cuts them where memory allows."""
+CACHED = 1 << 20
+"""Bytes of all inputs together that stay in a core's own cache."""
+METHODS_MEASURED = ("task_arithmetic", "ties")
 
 
-def best(run: Callable[[], object], rounds: int = 15) -> float:
-    """Nanoseconds per element in the fastest of several rounds, the first of which compiles."""
+@dataclass(frozen=True)
+class Cost:
+    """What a method's map costs on one core.
+
+    Attributes:
+        method: which.
+        models: how many, beside the base.
+        cached: nanoseconds per element and input over tiles that the core's own cache holds.
+        tile: over tiles as the engine cuts them.
+    """
+
+    method: str
+    models: int
+    cached: float
+    tile: float
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Nanoseconds per element of steps that statistics take."""
+
+    digit: float
+    sum: float
+
+
+def costs(models: tuple[int, ...] = MODELS) -> list[Cost]:
+    """Of each method and number of models."""
+    rng = np.random.default_rng(0)
+    return [cost(method, count, rng) for method in METHODS_MEASURED for count in models]
+
+
+def cost(method: str, models: int, rng: np.random.Generator) -> Cost:
+    """Of one."""
+    loop, values = _map(method, models)
+    kernel, numbers = compiled(loop), packed(loop, values)
+
+    def per_input(count: int) -> float:
+        arrays = [rng.integers(0x3C00, 0x3C80, count).astype(np.uint16) for _ in loop.inputs]
+        out = np.empty(count, np.uint16)
+        return best(lambda: kernel(out, 0, -1, numbers, *arrays), count) / len(arrays)
+
+    return Cost(method, models, per_input(CACHED // (2 * (models + 2))), per_input(TILE))
+
+
+def _map(name: str, models: int) -> tuple[Loop, dict[str, float | tuple[float, ...]]]:
+    """The loop that computes a method's output from bfloat16, and numbers for it."""
+    program = METHODS[name].resolved([f"m{i}" for i in range(models)]).program()
+    known = {"threshold": (0.01,) * models, "majority": 1.0}
+    values = {key: known.get(key, value) for key, value in program.values.items()}
+    inputs = (Input("base", None, BFLOAT16), *(Input("tuned", i, BFLOAT16) for i in range(models)))
+    shapes = tuple((key, len(value) if isinstance(value, tuple) else 0) for key, value in values.items())
+    return Loop(program.element, tuple(program.functions.items()), inputs, shapes, models, FLOAT32, BFLOAT16), values
+
+
+def steps() -> Steps:
+    """Of the folds, over magnitudes as bfloat16 fine-tunes have them: few values, and many ties."""
+    rng = np.random.default_rng(0)
+    magnitudes = np.abs(np.round(rng.standard_normal(TILE) * 16) / 2048).astype(np.float32)
+    counts = np.zeros(BINS, np.int64)
+    digit = best(lambda: count_digits(magnitudes.view(np.uint32), 16, 0, counts), TILE)
+    return Steps(digit, best(lambda: block_sums(magnitudes), TILE))
+
+
+def best(run: Callable[[], object], elements: int, rounds: int = 15) -> float:
+    """Nanoseconds per element in the fastest of several rounds, each over a million elements or more."""
+    repeats = max(2**20 // elements, 1)
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
-        run()
+        for _ in range(repeats):
+            run()
         times.append(time.perf_counter() - began)
-    return min(times) / TILE * 1e9
-
-
-def ties_map(models: int, rng: np.random.Generator) -> float:
-    method = METHODS["ties"].resolved([f"m{i}" for i in range(models)])
-    program = method.program()
-    values = {**program.values, "threshold": (0.01,) * models, "majority": 1.0}
-    inputs = (Input("base", None, BFLOAT16), *(Input("tuned", i, BFLOAT16) for i in range(models)))
-    shapes = tuple((name, len(v) if isinstance(v, tuple) else 0) for name, v in values.items())
-    loop = Loop(ties, tuple(program.functions.items()), inputs, shapes, models, FLOAT32, BFLOAT16)
-    arrays = [rng.integers(0x3C00, 0x3C80, TILE).astype(np.uint16) for _ in inputs]
-    kernel, out, numbers = compiled(loop), np.empty(TILE, np.uint16), packed(loop, values)
-    return best(lambda: kernel(out, 0, -1, numbers, *arrays))
+    return min(times) / (elements * repeats) * 1e9
 
 
 def main() -> None:
-    rng = np.random.default_rng(0)
-    for models in (1, 3, 8, 16, 24, 32):
-        taken = ties_map(models, rng)
-        print(f"TIES map, {models:2} models: {taken:5.2f} ns per element, {taken / (models + 1):.2f} per input")
-    magnitudes = np.abs(rng.standard_normal(TILE)).astype(np.float32)
-    counts = np.zeros(BINS, np.int64)
-    print(f"count a digit: {best(lambda: count_digits(magnitudes.view(np.uint32), 16, 0, counts)):.2f} ns per element")
-    print(f"sum: {best(lambda: block_sums(magnitudes)):.2f} ns per element")
+    for found in costs():
+        per = f"{found.cached:5.2f} ns per element and input in the cache, {found.tile:5.2f} over the engine's tiles"
+        print(f"{found.method:16} {found.models:2} models: {per}", flush=True)
+    taken = steps()
+    print(f"count a digit: {taken.digit:.2f} ns per element; sum: {taken.sum:.2f}")
 
 
 if __name__ == "__main__":

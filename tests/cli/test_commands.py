@@ -175,11 +175,11 @@ def test_an_output_that_cannot_be(models: Path, output: str, says: str) -> None:
     assert says in run(models, "merge", "-m", "linear", "b", "-o", output, "--overwrite", code=2).stderr
 
 
-def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_keeps_what_is_done(tmp_path: Path) -> None:
     interrupted(tmp_path, signal.SIGTERM)
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     interrupted(tmp_path, signal.SIGINT)
 
 
@@ -197,9 +197,12 @@ def interrupted(tmp_path: Path, number: int) -> None:
     assert child.stderr is not None
     assert child.stderr.readline().startswith("merging: ")
     child.send_signal(number)
-    assert "interrupted; nothing was written" in child.communicate()[1]
+    assert "interrupted\nWhat was done is kept beside the output: the same command goes on" in child.communicate()[1]
     assert child.returncode == 130
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.weft-staging", "a.safetensors"]
+    assert ".out.weft-staging" in run(tmp_path, "clean", "--yes").stdout
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+    assert "nothing to remove" in run(tmp_path, "clean").stdout
 
 
 def test_a_full_disk_is_told_before(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,7 @@ class TestNotFinite:
     def test_a_warning_on_request(self) -> None:
         models = [{"w": W}, {"w": self.SPOILT}]
         assert warned(*models, on_nonfinite="warn") == [
-            "tensor 'w' of model 'model_1' holds 3 values that are not finite"
+            "tensor 'w' of model 'model_1' holds values that are not finite: 3"
         ]
         assert warned(*models, on_nonfinite="ignore") == []
 
@@ -422,6 +422,17 @@ class TestMissing:
         if method != "fisher":  # whose norm is that of what a model has
             assert np.array_equal(merged["w"], full["w"])
         assert heard == ("1 tensor(s) missing from model 'model_1', it is merged without: v",)
+
+    @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+    def test_without_a_base_there_is_no_task_vector(self, method: str) -> None:
+        told = complaint(self.A, self.A, base={"w": W}, method=method, on_missing="skip-model")
+        assert "tensor 'v' is in model 'model_0', model 'model_1' but missing from base" in told
+
+    @pytest.mark.parametrize("method", ["linear", "fisher"])
+    def test_what_is_left_must_have_a_weight(self, method: str) -> None:
+        told = complaint(self.A, self.B, method=method, on_missing="skip-model", weight=[0, 1])
+        assert f"tensor 'v' is missing from model 'model_1'; without it, method {method}: " in told
+        assert "add a rule with `use:` for this tensor, or choose other weights" in told
 
     def test_a_fisher_need_not_know_what_its_model_lacks(self) -> None:
         fishers = [{"w": abs(W) + 1, "v": abs(V) + 1}, {"w": abs(W) + 2}]

@@ -2,10 +2,12 @@
 
 Run as a program, it takes a request as JSON on standard input and prints what came of it:
 
-    {"folder": ..., "scenario": "ties", "strikes": [[17, "half"], ...], "eager": true}
+    {"folder": ..., "scenario": "ties", "variant": "new", "eager": true, "kinds": ["half"], "step": 7, "offset": 3}
 
-For every strike a copy of the process begins the merge and is struck at that call; what lies in the output's place is
-looked at; then another copy gives the same command, undisturbed, and the output is compared with the expected bytes.
+From the first call of the operating system to the last, or from the first millisecond to `last`, it strikes at every
+seventh. For every strike a copy of the process begins the merge and is struck at that call; what lies in the output's
+place is looked at; then another copy gives the same command, undisturbed, and the output is compared with the expected
+bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +29,7 @@ import numpy as np
 import weft
 from tests.faults.layer import Layer, faulty
 from weft.checkpoints import swap
-from weft.checkpoints.staging import find_abandoned
+from weft.checkpoints.staging import staging_path
 from weft.engine import journal, settings, snapshots
 
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -79,8 +83,8 @@ def digest(place: Path) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest() if told else ""
 
 
-def in_a_copy(work: Callable[[], Any]) -> dict[str, Any]:
-    """Do something in a copy of this process; how it ended and what it said."""
+def in_a_copy(work: Callable[[], Any], milliseconds: int = 0) -> dict[str, Any]:
+    """Do something in a copy of this process, killed after so many milliseconds; how it ended and what it said."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -89,11 +93,14 @@ def in_a_copy(work: Callable[[], Any]) -> dict[str, Any]:
             said = {"ok": True, "said": work()}
         except weft.WeftError as error:
             said = {"ok": False, "said": str(error)}
-        except BaseException:  # noqa: BLE001 - the parent shall hear of it
+        except BaseException:
             said = {"ok": False, "said": traceback.format_exc()}
         os.write(writing, json.dumps(said).encode())
         os._exit(0)
     os.close(writing)
+    if milliseconds:
+        time.sleep(milliseconds / 1000)
+        os.kill(child, signal.SIGKILL)
     with os.fdopen(reading) as stream:
         text = stream.read()
     os.waitpid(child, 0)
@@ -101,7 +108,7 @@ def in_a_copy(work: Callable[[], Any]) -> dict[str, Any]:
 
 
 class Arena:
-    """One scenario in one variant.
+    """One scenario in one variant, struck again and again.
 
     Args:
         folder: where models and outputs lie.
@@ -117,7 +124,7 @@ class Arena:
         self._target = folder / "outputs" / ("merged.safetensors" if variant == "file" else "merged")
         if eager:
             journal._INTERVAL = snapshots._INTERVAL = snapshots._WORTHWHILE = -1.0
-            journal._SYNC_INTERVAL = 0.001
+            journal._SYNC_INTERVAL = 0.01
         if variant == "two-steps":
             swap._exchanged = lambda *_: False
         settings._LONGEST_TILE = settings.BLOCK
@@ -145,15 +152,16 @@ class Arena:
     def strike(self, call: int, kind: str) -> dict[str, Any]:
         """Strike once, look, go on, compare."""
         self._reset()
-        struck = in_a_copy(lambda: self._struck(Layer(call, kind, seed=call)))
-        between, left = digest(self._target), list(find_abandoned(self._target.parent))
-        if between == self._new and not left:  # it was through before it was struck
-            return {"call": call, "kind": kind, "struck": False}
+        milliseconds = call if kind == "clock" else 0
+        struck = in_a_copy(lambda: self._struck(Layer(call, kind, seed=call)), milliseconds)
+        between = digest(self._target)
+        if between == self._new and not (staging_path(self._target) / "journal").exists():
+            return {"call": call, "kind": kind, "struck": ""}  # it was through before it was struck
         went_on = in_a_copy(lambda: self._went_on(kind))
         return {
             "call": call,
             "kind": kind,
-            "struck": struck["said"] if struck["said"] == "killed" or not struck["ok"] else False,
+            "struck": struck["said"],
             "whole": between in ((self._old, self._new) if self._overwrites else ("", self._new))
             or (between == "" and swap.old_path(self._target).exists()),
             "went_on": went_on["ok"],
@@ -180,10 +188,10 @@ def main() -> None:
     if not (folder / "plain").exists():
         build(folder)
     arena = Arena(folder, request["scenario"], request["variant"], request["eager"])
-    every = [[call, kind] for call in range(1, arena.calls + 1) for kind in request["kinds"]]
+    last = request.get("last") or arena.calls
+    every = [(call, kind) for call in range(1, last + 1) for kind in request["kinds"]]
     chosen = every[request.get("offset", 0) :: request.get("step", 1)]
     print(json.dumps({"calls": arena.calls, "strikes": [arena.strike(*one) for one in chosen]}))
-    assert not list(find_abandoned(folder / "outputs"))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,10 @@ LIES = {
     "a size with a leading zero": (entry().replace("[1]", "[01]"), "is not valid JSON"),
     "a product beyond 64 bits": (entry(shape=[2**40, 2**40]), "needs 4835703278458516698824704 bytes"),
     "a product that wraps to the truth": (entry(shape=[2**32, 2**31 + 1, 2]), "needs"),
-    "an empty tensor of a product beyond 64 bits": (entry(shape=[0, 2**40, 2**40], offsets=[0, 0]), "product overflows"),
+    "an empty tensor of a product beyond 64 bits": (
+        entry(shape=[0, 2**40, 2**40], offsets=[0, 0]),
+        "product overflows",
+    ),
     "sixty-five dimensions": (entry(shape=[1] * 65), "has 65 dimensions, more than 64"),
     "a negative offset": (entry(offsets=[-4, 0]), "data_offsets [-4, 0] are not two positions"),
     "an offset that is true": (entry(offsets=[False, 4]), "are not two positions"),
@@ -103,17 +106,29 @@ LIES = {
     "text that runs backwards": (entry(name="a\u202eb"), "tensor 'a\\u202eb': the name is empty or holds"),
     "a line break": (entry(name="a\nb"), "tensor 'a\\nb': the name is empty or holds characters"),
     "a NUL": (entry(name="a\0b"), "tensor 'a\\x00b': the name is empty or holds characters"),
-    "a name of a thousand and one characters": (entry(name="n" * 1001), "the name has 1,001 characters, more than 1,000"),
+    "a name of a thousand and one characters": (
+        entry(name="n" * 1001),
+        "the name has 1,001 characters, more than 1,000",
+    ),
     "an entry that goes on": (entry().replace("[1]", f"[{'1,' * 3000}1]"), "has 3001 dimensions, more than 64"),
     "an entry of spaces": (entry().replace("[1]", f"[1{' ' * 9000}]"), "an entry is longer than 4096 characters"),
     "brackets": ("{" + '"a":' + "[" * 4000, "nested too deeply"),
     "braces": ('{"a":' * 4000, "an entry is longer than 4096 characters"),
-    "a hole": (json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
-                           "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}}), "leaves a gap after 'a'"),
+    "a hole": (
+        json.dumps(
+            {
+                "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+                "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]},
+            }
+        ),
+        "leaves a gap after 'a'",
+    ),
     "bytes at the end": (entry("U8", [2], [0, 2]), "the tensors need 2 bytes, the file holds 4"),
-    "two in one place": (json.dumps({k: {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]} for k in "ab"}),
-                         "tensor 'b' at byte 0 overlaps 'a', which ends at 4"),
-}  # fmt: skip
+    "two in one place": (
+        json.dumps({k: {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]} for k in "ab"}),
+        "tensor 'b' at byte 0 overlaps 'a', which ends at 4",
+    ),
+}
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -160,19 +175,32 @@ def test_empty_tensors_and_names_like_paths_are_names_only(tmp_path: Path) -> No
 LONG = 12_000_000
 BOMBS: dict[str, tuple[Callable[[], str], str, int]] = {
     "empty lists": (lambda: '{"a":[' + "[]," * (LONG // 3) + "[]]}", "an entry is longer than 4096", 4),
-    "empty maps as entries": (lambda: "{" + ",".join(f'"{k}":{{}}' for k in range(LONG // 12)) + "}", "lacks dtype", 12),
+    "empty maps as entries": (
+        lambda: "{" + ",".join(f'"{k}":{{}}' for k in range(LONG // 12)) + "}",
+        "lacks dtype",
+        12,
+    ),
     "brackets": (lambda: '{"a":' + "[" * LONG, "nested too deeply", 4),
     "a name": (lambda: '{"' + "n" * LONG + '":{}}', f"the name has {LONG:,} characters", 5),
     "metadata": (lambda: '{"__metadata__":{"a":"' + "m" * LONG + '"}}', "the tensors need 0 bytes", 6),
     "many metadata": (
-        lambda: '{"__metadata__":{' + ",".join(f'"{k}":""' for k in range(LONG // 12)) + "}}", "the tensors need 0", 20),
+        lambda: '{"__metadata__":{' + ",".join(f'"{k}":""' for k in range(LONG // 12)) + "}}",
+        "the tensors need 0",
+        20,
+    ),
     "a number": (lambda: entry().replace("[1]", f"[{'9' * LONG}]"), "is not valid JSON", 4),
     "a format": (lambda: entry("F" * LONG), "unknown dtype 'FFF", 5),
     "spaces": (lambda: "{" + " " * LONG, "is missing at character", 4),
     "empty tensors": (
-        lambda: "{" + ",".join(f'"{k:07}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for k in range(LONG // 56))
-        + "}", "the tensors need 0 bytes, the file holds 4", 25),
-}  # fmt: skip
+        lambda: (
+            "{"
+            + ",".join(f'"{k:07}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for k in range(LONG // 56))
+            + "}"
+        ),
+        "the tensors need 0 bytes, the file holds 4",
+        25,
+    ),
+}
 
 
 @pytest.mark.slow

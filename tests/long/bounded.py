@@ -126,7 +126,7 @@ class Bounded:
         with np.errstate(all="ignore"):
             product = self.value * other.value
             error = np.abs(self.value) * other.error + np.abs(other.value) * self.error + self.error * other.error
-        nothing = _is_nothing(self) | _is_nothing(other)  # 0 times a number that is not exact is exactly 0
+        nothing = _is_nothing(self, other) | _is_nothing(other, self)
         made = self._made(product, error, _product_is_exact(self.value, other.value), other, underflow=True)
         return replace(made, value=np.where(nothing, 0.0, made.value), error=np.where(nothing, 0.0, made.error))
 
@@ -137,7 +137,7 @@ class Bounded:
             away = np.abs(other.value) - other.error
             error = np.where(away > 0, (self.error + np.abs(quotient) * other.error) / away, np.inf)
         made = self._made(quotient, error, np.zeros((), bool), other, underflow=True)
-        nothing = _is_nothing(self) & (away > 0)
+        nothing = _is_nothing(self, other) & (away > 0)
         return replace(made, value=np.where(nothing, 0.0, made.value), error=np.where(nothing, 0.0, made.error))
 
     def __neg__(self) -> Bounded:
@@ -210,8 +210,9 @@ class Bounded:
 Number = Bounded | float | int
 
 
-def _is_nothing(x: Bounded) -> Array:
-    return np.asarray((x.value == 0) & (x.error == 0))
+def _is_nothing(x: Bounded, other: Bounded) -> Array:
+    """Whether x is exactly 0 and so is its product with the other, which may not be exact, but is finite."""
+    return np.asarray((x.value == 0) & (x.error == 0) & np.isfinite(other.error))
 
 
 def _product_is_exact(a: Array, b: Array) -> Array:
@@ -261,7 +262,9 @@ def select(test: Truth | bool, a: Any, b: Any) -> Any:
 
 def _selected_truth(test: Truth, a: Truth, b: Truth) -> Truth:
     doubt = test.unsure & ((a.value != b.value) | a.unsure | b.unsure)
-    return Truth(np.where(test.value, a.value, b.value), np.where(test.value, a.unsure, b.unsure) | doubt, _world(test, a, b))
+    return Truth(
+        np.where(test.value, a.value, b.value), np.where(test.value, a.unsure, b.unsure) | doubt, _world(test, a, b)
+    )
 
 
 def _world(*truths: Truth) -> World | None:

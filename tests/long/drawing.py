@@ -113,9 +113,7 @@ def _formats(count: int, rng: Rng) -> tuple[list[str], list[str]]:
     return usual, [str(FLOATS[rng.integers(3)])] * count
 
 
-def _models(
-    called: list[str], skeleton: _Skeleton, tastes: Tastes, based: bool
-) -> tuple[Model | None, list[Model]]:
+def _models(called: list[str], skeleton: _Skeleton, tastes: Tastes, based: bool) -> tuple[Model | None, list[Model]]:
     """The base, if one is given, and models that descend from it."""
     rng = tastes.numbers
     usual, odd = _formats(len(called) + 1, tastes.options)

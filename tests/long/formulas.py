@@ -15,7 +15,7 @@ from tests.long.bounded import DOUBLE, SINGLE, Bounded, Precision, Truth, World
 from tests.long.branchless import branchless
 from tests.long.cases import Array
 from tests.long.jobs import Job
-from weft.algorithms.method import Rank, Share, Statistic, Total
+from weft.algorithms.method import Rank, Statistic, Total
 
 Figures = Mapping[str, Any]
 """Numbers by argument name: a `Figure`, or a tuple with one for each model."""
@@ -246,5 +246,5 @@ def _first_reached(above: Array, below: Array, share: float, doubt: float) -> in
     squares, rest = (above / largest) ** 2, (below / largest) ** 2
     so_far = np.cumsum(squares)
     after = np.concatenate([np.cumsum(rest[::-1])[::-1][1:], [0.0]])
-    reached = so_far * doubt >= share * (so_far + after)
+    reached = (so_far * doubt >= share * (so_far + after)) | (after == 0)  # nothing is left: no doubt
     return int(np.argmax(reached)) if reached.any() else len(above) - 1

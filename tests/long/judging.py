@@ -76,9 +76,7 @@ class Verdict:
     forked: int = 0
 
     def __add__(self, other: Verdict) -> Verdict:
-        return Verdict(
-            (*self.faults, *other.faults), self.elements + other.elements, self.forked + other.forked
-        )
+        return Verdict((*self.faults, *other.faults), self.elements + other.elements, self.forked + other.forked)
 
 
 def judged_copy(item: Copy, name: str, written: Array) -> Verdict:

@@ -1,4 +1,4 @@
-"""Merges random checkpoints by random recipes, for as long as it is let, and compares every element with the references.
+"""Merges random checkpoints by random recipes for some minutes, and compares every element with the references.
 
     python -m tests.long.soak --minutes 10              a new seed, which is printed
     python -m tests.long.soak --seed 7 --case 123       one case again

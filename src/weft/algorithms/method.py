@@ -190,12 +190,17 @@ class Method(BaseModel, ABC):
             models: positions of these models.
 
         Raises:
-            InputError: if the method has no weight per model.
+            InputError: if the method has no weight per model, or what is left cannot be merged.
         """
         weight = getattr(self, "weight", None)
         if not isinstance(weight, tuple):
             raise InputError(f"method {self.name} cannot leave a model out", "use on_missing: error or base")
-        return self.model_copy(update={"weight": tuple(0.0 if i in models else w for i, w in enumerate(weight))})
+        left = {name: getattr(self, name) for name in type(self).model_fields}
+        left["weight"] = tuple(0.0 if i in models else w for i, w in enumerate(weight))
+        try:
+            return type(self).model_validate(left)
+        except ValidationError as error:
+            raise InputError(Problem(f"method {self.name}: {worded(item)}") for item in error.errors()) from None
 
     @classmethod
     def is_per_model(cls, name: str) -> bool:

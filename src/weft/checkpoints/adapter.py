@@ -69,6 +69,7 @@ class Adapted(Checkpoint):
     ) -> None:
         self.label = label
         self.path = base.path
+        self.stem = base.stem
         self.metadata = base.metadata
         self.tied = MappingProxyType(dict(tied))
         self.tensors = MappingProxyType({**base.tensors, **{name: change.spec for name, change in changes.items()}})

@@ -40,13 +40,18 @@ def companions(folder: Path) -> Iterator[Path]:
     linked = [folder / name for name in listed if (folder / name).is_symlink()]
     for root in (folder, *linked):
         for place, folders, files in os.walk(root, followlinks=False):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not _is_other(Path(place) / name))
             for name in sorted(files):
                 relative = (Path(place) / name).relative_to(folder)
                 kept = relative.parts[0] in modules or not any(fnmatch(name, p) for p in _LEFT_BEHIND)
                 kept = kept and (Path(place) / name).is_file()  # never a pipe or a device
                 if kept and not name.startswith(".") and relative.parts[0] not in others:
                     yield relative
+
+
+def _is_other(folder: Path) -> bool:
+    """Whether a sub-folder is hidden, or an output of an earlier merge, which is a model of its own."""
+    return folder.name.startswith(".") or (folder / "weft.lock.json").exists()
 
 
 def _modules(folder: Path) -> set[str]:

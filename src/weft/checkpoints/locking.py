@@ -9,12 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from weft.checkpoints.positioned import try_lock
 from weft.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks of this kind
-    fcntl = None  # type: ignore[assignment]
 
 LOCK = "weft-lock"
 _TRIES, _PAUSE = 5, 0.05
@@ -32,6 +28,8 @@ def locked(target: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if os.name == "nt":  # there an open file cannot be removed
+            file.close()
         with suppress(OSError):
             path.unlink()
         file.close()
@@ -41,13 +39,9 @@ def is_locked(target: Path) -> bool:
     """Whether another process is writing an output now."""
     try:
         with _lock_path(target).open() as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not try_lock(file, shared=True)
     except OSError:
         return False
-    return False
 
 
 def busy(target: Path) -> InputError:
@@ -62,18 +56,15 @@ def _lock_path(target: Path) -> Path:
 def _lock(path: Path, target: Path) -> IO[str]:
     tries = 0
     while True:
-        file = path.open("w")
-        if fcntl is None:
-            return file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = path.open("a")
+        if try_lock(file):
             if _is(file, path):
                 return file
-        except BlockingIOError:
+        else:
             tries += 1
             if tries == _TRIES:
                 file.close()
-                raise busy(target) from None
+                raise busy(target)
             time.sleep(_PAUSE)  # somebody may only be looking whether it is locked
         file.close()  # its last holder removed it between our opening and our locking: lock the new one
 

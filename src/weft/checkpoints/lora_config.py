@@ -123,7 +123,8 @@ def read_config(path: Path) -> LoraConfig:
     if not isinstance(given, dict) or not isinstance(given.get("peft_type"), str):
         raise InputError(f"{path}: does not say its peft_type", "name the folder of an adapter that peft saved")
     if given["peft_type"].upper() != "LORA":
-        raise InputError(f"{path}: is a {shown(given['peft_type'])[1:-1]} adapter; only LORA can be added on the fly", MERGE_FIRST)
+        kind = shown(given["peft_type"])[1:-1]
+        raise InputError(f"{path}: is a {kind} adapter; only LORA can be added on the fly", MERGE_FIRST)
     problems = [*_unsupported(given, path), *_malformed(given, path)]
     if problems:
         raise InputError(problems)
@@ -151,7 +152,7 @@ def _unsupported(given: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     start = str(given.get("init_lora_weights", True)).lower()
     if start not in _KEEPS_BASE:
         yield Problem(
-            f"{path}: init_lora_weights is {shown(start)}: the adapter belongs to a base that this initialisation changed",
+            f"{path}: init_lora_weights is {shown(start)}: the adapter belongs to a base that this changed",
             f"{MERGE_FIRST}; or save the adapter with path_initial_model_for_weight_conversion",
         )
 

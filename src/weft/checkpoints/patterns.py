@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from math import prod
 
 import regex  # type: ignore[import-untyped]
@@ -51,7 +52,9 @@ class Expression:
         if repeats > _MOST_REPEATS:
             raise ExpressionError(f"its counted repetitions come to more than {_MOST_REPEATS:,}")
         try:
-            self._groups = _empty_groups(re.compile(text))  # what `re` refuses, and in its words
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # what a later Python may read otherwise
+                self._groups = _empty_groups(re.compile(text))  # what `re` refuses, and in its words
             self._compiled = regex.compile(text)
         except RecursionError:
             raise ExpressionError("it is nested too deeply") from None

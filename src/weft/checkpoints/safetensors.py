@@ -12,7 +12,7 @@ from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.checkpoints.header import read_header
 from weft.checkpoints.plain_files import open_file
 from weft.checkpoints.positioned import read_at
-from weft.checkpoints.sources import SourceFile
+from weft.checkpoints.sources import ChangedError, SourceFile
 from weft.errors import InputError, MergeError
 
 INDEX = ".safetensors.index.json"
@@ -48,7 +48,7 @@ class Stretch:
             what = f"{self.file}: cannot read tensor {name!r} at byte {position}: {error.strerror}"
             raise MergeError(what) from error
         if count == 0:
-            raise MergeError(f"{self.file}: ends before tensor {name!r} does; it was cut short while we read it")
+            raise ChangedError(f"{self.file}: ends before tensor {name!r} does; it was cut short while we read it")
         return count
 
 

@@ -10,6 +10,10 @@ from pathlib import Path
 from weft.errors import MergeError
 
 
+class ChangedError(MergeError):
+    """An input is not what it was when it was opened: what was made of it is worth nothing."""
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """A file as it was when it was opened.
@@ -51,8 +55,8 @@ def check_unchanged(files: Iterable[SourceFile]) -> None:
     """See that inputs are still what they were when they were opened.
 
     Raises:
-        MergeError: naming the first that is not.
+        ChangedError: naming the first that is not.
     """
     for file in files:
         if difference := file.difference():
-            raise MergeError(f"{file.path} {difference} while it was being read; what was made of it is not used")
+            raise ChangedError(f"{file.path} {difference} while it was being read; what was made of it is not used")

@@ -20,6 +20,8 @@ from weft.checkpoints.checkpoint import Array
 from weft.checkpoints.layout import Layout
 from weft.checkpoints.locking import LOCK, busy, is_locked, locked
 from weft.checkpoints.logbook import Logbook, Record, read_records
+from weft.checkpoints.positioned import reserve, write_at
+from weft.checkpoints.sources import ChangedError
 from weft.checkpoints.swap import OLD, old_path, put, recover, sync, sync_tree
 from weft.errors import InputError, MergeError
 
@@ -104,7 +106,7 @@ class Staging:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
             self._descriptors.append(descriptor)
             if os.fstat(descriptor).st_size != shard.size:
-                _reserve(descriptor, shard.size)
+                reserve(descriptor, shard.size)
             _write_all(descriptor, memoryview(shard.header), 0)
             self._places.update((name, (descriptor, offset)) for name, offset in shard.offsets.items())
         for name, content in self._layout.indices.items():
@@ -138,7 +140,7 @@ class Staging:
         put(finished, self.target, overwrite)
         sync(self.target.parent)
         self.close()
-        self.discard()
+        _remove(self.folder, last=_JOURNAL)  # until then it tells that the output is in its place
         recover(self.target)
 
     def close(self) -> None:
@@ -210,7 +212,7 @@ def _closing(area: Staging) -> Iterator[None]:
     is_kept = False
     try:
         yield
-    except InputError:
+    except (InputError, ChangedError):
         raise
     except BaseException:
         is_kept = area.logbook is not None
@@ -292,6 +294,16 @@ def _discard(folder: Path) -> None:
     """Remove a staging folder; first of all the logbook, so that what is left of the rest is never taken up."""
     with suppress(FileNotFoundError):
         (folder / _JOURNAL).unlink()
+    _remove(folder)
+
+
+def _remove(folder: Path, last: str = "") -> None:
+    """Remove a folder, one of the files in it after all others."""
+    for path in list(folder.glob("*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != last:
+            path.unlink()
     if folder.exists():
         shutil.rmtree(folder)
 
@@ -303,16 +315,8 @@ def _is_committed(records: list[Record], target: Path) -> bool:
     return False
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    os.ftruncate(descriptor, 0)
-    if hasattr(os, "posix_fallocate") and size:
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.ftruncate(descriptor, size)
-
-
 def _write_all(descriptor: int, view: memoryview, position: int) -> None:
     while view:
-        count = os.pwrite(descriptor, view, position)
+        count = write_at(descriptor, view, position)
         view = view[count:]
         position += count

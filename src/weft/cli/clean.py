@@ -28,13 +28,14 @@ def clean(
     import json
 
     from weft.checkpoints.staging import find_abandoned, remove_begun
-    from weft.cli.reporting import console, reported, size_text
+    from weft.cli.reporting import console, literal, reported, size_text
 
     with reported(as_json):
         found = list(find_abandoned(place.expanduser()))
         if not as_json:
             for one in found:
-                console().print(f"{one.folder}  {size_text(one.size)}, {_age(one.seconds)} old", highlight=False)
+                told = f"{one.folder}  {size_text(one.size)}, {_age(one.seconds)} old"
+                console().print(literal(told), highlight=False)
         if found and not yes:
             _ask(sum(one.size for one in found), as_json)
         for one in found:
@@ -42,7 +43,7 @@ def clean(
     if as_json:
         typer.echo(json.dumps({"ok": True, "removed": [_told(one) for one in found]}, indent=2))
     elif not found:
-        console().print(f"nothing to remove in {place}", highlight=False)
+        console().print(literal(f"nothing to remove in {place}"), highlight=False)
 
 
 def _ask(size: int, as_json: bool) -> None:

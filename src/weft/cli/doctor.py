@@ -25,11 +25,11 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    from weft.cli.reporting import console
+    from weft.cli.reporting import console, literal
 
     for name, value in found.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        console().print(f"[bold]{name:<14}[/] {text}", highlight=False)
+        console().print(f"[bold]{name:<14}[/] {literal(str(text))}", highlight=False)
 
 
 def _found(folder: Path) -> dict[str, Any]:

@@ -99,14 +99,14 @@ def _named(output: Path | None) -> Path:
 
 
 def _print(report: Report) -> None:
-    from weft.cli.reporting import console, size_text
+    from weft.cli.reporting import console, literal, size_text
 
     tensors = f"{report.merged} merged"
     tensors += f", {report.copied} copied" if report.copied else ""
     tensors += f", {report.dropped} dropped" if report.dropped else ""
     files = report.files[0] if len(report.files) == 1 else f"{len(report.files)} files"
     size = f"{size_text(report.write_bytes)} in {files}"
-    line = f"[green]{report.output}[/]  {report.method}, {tensors}, {size}, {report.seconds:.1f} s"
+    line = f"[green]{literal(str(report.output))}[/]  {report.method}, {tensors}, {size}, {report.seconds:.1f} s"
     console().print(line, highlight=False)
 
 

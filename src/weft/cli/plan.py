@@ -69,26 +69,27 @@ def show_plan(
 
 
 def _print(told: Forecast) -> None:
-    from weft.cli.reporting import console
+    from weft.cli.reporting import console, literal
 
     out = console()
     width = max(len(described["name"]) for described in told.inputs)
     for described in told.inputs:
         counts = f"{described['tensors']:,} tensors, {described['parameters']:,} parameters"
-        out.print(f"{described['name']:<{width}}  {described['path']}  [dim]{counts}[/]", highlight=False)
+        named = literal(f"{described['name']:<{width}}  {described['path']}")
+        out.print(f"{named}  [dim]{counts}[/]", highlight=False)
     out.print()
     out.print(_groups(told))
     out.print()
     for name, text in _figures(told):
         out.print(f"{name:<8} {text}", highlight=False)
     for text in told.warnings:
-        out.print(f"[yellow]warning:[/] {text}", highlight=False)
+        out.print(f"[yellow]warning:[/] {literal(text)}", highlight=False)
 
 
 def _groups(told: Forecast) -> object:
     from rich.table import Table
 
-    from weft.cli.reporting import size_text
+    from weft.cli.reporting import literal, size_text
 
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("tensors", "parameters", "bytes"):
@@ -97,7 +98,8 @@ def _groups(told: Forecast) -> object:
     table.add_column("decided by")
     for group in told.groups:
         decided = f"rule {group.rule}" if group.rule else "the recipe"
-        table.add_row(f"{group.tensors:,}", f"{group.parameters:,}", size_text(group.bytes), group.action, decided)
+        counts = (f"{group.tensors:,}", f"{group.parameters:,}", size_text(group.bytes))
+        table.add_row(*counts, literal(group.action), literal(decided))
     return table
 
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bar
 
 from weft.engine.progress import Progress
-from weft.errors import InputError, WeftError
+from weft.errors import InputError, WeftError, printable
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -47,7 +47,7 @@ def reported(as_json: bool, unfinished: str = "") -> Iterator[None]:
             typer.echo(json.dumps({"ok": False, "problems": _problems(error)}, indent=2))
         else:
             more = f"\n{unfinished}" if unfinished and code == FAILED else ""
-            text = f"[bold red]error:[/] {_escaped(str(error) + more)}"
+            text = f"[bold red]error:[/] {literal(str(error) + more)}"
             Console(stderr=True, soft_wrap=True).print(text, highlight=False)
         raise typer.Exit(code) from None
     except KeyboardInterrupt:
@@ -61,10 +61,11 @@ def _problems(error: WeftError) -> list[dict[str, str]]:
     return [{"what": str(error), "remedy": ""}]
 
 
-def _escaped(text: str) -> str:
+def literal(text: str) -> str:
+    """Text that says what it says: no markup, and nothing that would steer the terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
 
 
 class Shown(Progress):
@@ -135,10 +136,10 @@ class Shown(Progress):
 
     def warning(self, text: str) -> None:
         """A line, even when quiet."""
-        self._console.print(f"[yellow]warning:[/] {_escaped(text)}", highlight=False)
+        self._console.print(f"[yellow]warning:[/] {literal(text)}", highlight=False)
 
     def _line(self, text: str) -> None:
-        self._console.print(_escaped(text), highlight=False)
+        self._console.print(literal(text), highlight=False)
 
 
 def _size(count: float) -> str:

@@ -93,15 +93,14 @@ def _print(verdict: Verdict, quiet: bool) -> None:
 
 
 def _print_findings(verdict: Verdict) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    from weft.cli.reporting import console
+    from weft.cli.reporting import console, literal
 
     out = console()
     if not out.is_terminal:  # a line for each, for grep and logs
         for finding in verdict.findings:
-            out.print(escape(str(finding)), highlight=False)
+            out.print(literal(str(finding)), highlight=False)
         return
     if not verdict.findings:
         return
@@ -110,16 +109,15 @@ def _print_findings(verdict: Verdict) -> None:
         table.add_column(column, no_wrap=column != "what was found", overflow="fold")
     for finding in verdict.findings:
         colour = "bold red" if finding.level == "error" else "yellow"
-        text = escape(finding.what) + (f"\n[dim]-> {escape(finding.remedy)}[/]" if finding.remedy else "")
+        text = literal(finding.what) + (f"\n[dim]-> {literal(finding.remedy)}[/]" if finding.remedy else "")
         table.add_row(f"[{colour}]{finding.level}[/]", finding.check, text)
     out.print(table, highlight=False)
 
 
 def _print_trials(verdict: Verdict) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    from weft.cli.reporting import console
+    from weft.cli.reporting import console, literal
 
     if not verdict.trials:
         return
@@ -128,26 +126,24 @@ def _print_trials(verdict: Verdict) -> None:
         table.add_column(column, overflow="fold")
     for trial in verdict.trials:
         loss = f"{trial.loss:.4f}" if trial.loss is not None else ""
-        table.add_row(escape(trial.role), escape(trial.model), loss, escape(repr(trial.text)) if trial.text else "")
+        table.add_row(literal(trial.role), literal(trial.model), loss, literal(repr(trial.text)) if trial.text else "")
     out = console()
     out.width = out.width if out.is_terminal else _WIDE
     out.print(table, highlight=False)
 
 
 def _print_summary(verdict: Verdict) -> None:
-    from rich.markup import escape
-
-    from weft.cli.reporting import console, size_text
+    from weft.cli.reporting import console, literal, size_text
 
     out = console()
     for text in verdict.skipped:
-        out.print(f"[dim]not checked: {escape(text)}[/]", highlight=False)
+        out.print(f"[dim]not checked: {literal(text)}[/]", highlight=False)
     errors, warnings = len(verdict.errors), len(verdict.warnings)
     counts = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
     told = f"[red]{counts}[/]" if errors else f"[yellow]sound, {counts}[/]" if warnings else "sound"
     seen = f"{verdict.tensors} tensors in {verdict.files} file{'s' * (verdict.files != 1)}"
     seen += f", {size_text(verdict.bytes_read)} read, {len(verdict.checks)} checks, {verdict.seconds:.1f} s"
-    out.print(f"[green]{escape(str(verdict.path))}[/]  {told}; {seen}", highlight=False)
+    out.print(f"[green]{literal(str(verdict.path))}[/]  {told}; {seen}", highlight=False)
 
 
 def _print_json(verdict: Verdict, strict: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.companions import copy_companions
 from weft.checkpoints.memory import is_torch_tensor
+from weft.checkpoints.opening import expanded
 from weft.checkpoints.output import MemorySink
 from weft.checkpoints.sources import check_unchanged
 from weft.checkpoints.staging import remove_begun, staging
@@ -165,7 +166,7 @@ def _begun(job: Job) -> Iterator[str]:
 
 def _target(output: str | os.PathLike[str]) -> Path:
     """The place itself: what a link points to is replaced, not the link."""
-    named = Path(output).expanduser()
+    named = expanded(output)
     return named.resolve() if named.is_symlink() else named
 
 
@@ -290,7 +291,8 @@ def _bytes(memory: int | str) -> int:
     try:
         return parse_size(memory)
     except ValueError as error:
-        raise InputError(f"memory: {error}") from None
+        what, _, remedy = str(error).partition("; ")
+        raise InputError(f"memory: {what}", remedy) from None
 
 
 def _warn(texts: Sequence[str], progress: Progress) -> None:

@@ -268,7 +268,7 @@ class _Planner:
             return self._copied(names, next(iter(found.values())), expected, action.rule)
         kept = self._output_names(names)
         output = _named(lender.spec, kept[0], self._output_dtype(lender, expected))
-        manner = self._manner(action.method, found)
+        manner = self._settled(names[0], action.method, found)
         operands = {key: found[label] for key, label in manner.places}
         for key, checkpoint, of in manner.beside:
             operands[key] = check_beside(names[0], lender.spec, _operand(checkpoint, names), checkpoint, of)
@@ -295,11 +295,21 @@ class _Planner:
         if policy == "base" and "base" in found:
             self._tell_missing(name, lacking, "the base's is copied")
             return True
-        if policy != "skip-model" or set(found) <= {"base"}:
+        if policy != "skip-model" or "base" in lacking or set(found) <= {"base"}:  # no task vector without a base
             self._hints -= 1
             raise missing(name, lacking, found, hint=self._hints >= 0)
         self._tell_missing(name, lacking, "it is merged without")
         return False
+
+    def _settled(self, name: str, method: Method, found: Mapping[str, Operand]) -> _Manner:
+        try:
+            return self._manner(method, found)
+        except InputError as error:
+            lacking = ", ".join(label for label in self._members if label not in found)
+            remedy = "add a rule with `use:` for this tensor, or choose other weights"
+            raise TensorError(
+                f"tensor {name!r} is missing from {lacking}; without it, {error.problems[0].what}", remedy
+            ) from None
 
     def _manner(self, method: Method, found: Mapping[str, Operand]) -> _Manner:
         """Worked out once for all tensors that the same inputs hold in the same formats."""

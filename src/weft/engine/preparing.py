@@ -149,6 +149,8 @@ def _placed(job: Job, recipe: Recipe, inputs: Inputs, target: Path) -> Job:
 def _laid_out(plan: Plan, recipe: Recipe, inputs: Inputs, target: Path) -> Layout:
     metadata = {"format": "pt"} | dict(inputs.reference.metadata)
     if target.suffix == ".safetensors":
+        if not isinstance(inputs.reference.stem, str):
+            raise InputError(f"the output {target} is one file, but a pipeline has several parts", "name a folder")
         return lay_out(plan.outputs, target.stem, plan.write_bytes + 1, metadata)
     return lay_out(plan.outputs, inputs.reference.stem, recipe.output.shard_size, metadata)
 

@@ -15,6 +15,7 @@ import yaml
 from weft.algorithms.method import Tensors
 from weft.algorithms.registry import method
 from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.companions import library_of
 from weft.checkpoints.layout import Layout
 from weft.engine.inputs import Inputs
 from weft.errors import InputError
@@ -130,7 +131,7 @@ def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[st
         "weft": __version__,
         "environment": dict(_environment()),
         "inputs": fingerprints(inputs),
-        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
+        "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
         "outputs": dict(_outputs(folder, layout, hashes)),
     }
 
@@ -193,8 +194,9 @@ def _card(recipe: Recipe, inputs: Inputs, text: str, target: Path) -> Iterator[s
     public = list(dict.fromkeys(fetched.name for fetched in inputs.fetched.values()))
     if public:
         front["base_model"] = public
-    if inputs.reference.path and (inputs.reference.path / "config.json").is_file():
-        front["library_name"] = "transformers"
+    library = library_of(inputs.reference.path) if inputs.reference.path else None
+    if library:
+        front["library_name"] = library
     yield f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
     yield f"# {target.name}\n\nMerged with Weft {__version__} by `{recipe.method}` "
     yield f"({method(recipe.method).source}).\n\n| input | tensors | parameters |\n|---|---:|---:|"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from weft.checkpoints.opening import expanded
+from weft.checkpoints.plain_files import read_json
 from weft.engine.inputs import open_inputs
 from weft.engine.merging import Report, merge_to
 from weft.engine.progress import Progress
@@ -37,7 +38,7 @@ def reproduce(
         InputError: if the recipe or the lock file is missing, or an input is not what it was.
         MergeError: if the new output differs from the old one; it is kept, so that the two can be compared.
     """
-    folder, progress = Path(previous).expanduser(), progress or Progress()
+    folder, progress = expanded(previous), progress or Progress()
     recipe, lock = load_recipe(folder / RECIPE), _lock_of(folder)
     _check_inputs(recipe, lock)
     if lock.get("weft") != __version__:
@@ -53,7 +54,7 @@ def reproduce(
 
 def _lock_of(folder: Path) -> dict[str, Any]:
     try:
-        lock = json.loads((folder / LOCK).read_text("utf-8"))
+        lock = read_json(folder / LOCK)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / LOCK}: {error}", "only an output of `weft merge` can be reproduced") from None
     if not isinstance(lock, dict) or not {"inputs", "outputs"} <= lock.keys():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.checkpoints.comparing import same_numbers
+from weft.checkpoints.plain_files import read_json
 from weft.checkpoints.tokens import Vocabulary, VocabularyFiles, find_vocabulary
 from weft.errors import InputError
 from weft.kernels.dtypes import Kind

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.plain_files import read_json
 from weft.engine.inputs import Inputs
 from weft.engine.record import LOCK
 from weft.errors import InputError, listed
@@ -69,7 +69,7 @@ def _collides(place: Path, checkpoint: Checkpoint) -> bool:
 
 def _identities(place: Path) -> set[tuple[int, int]]:
     """The files at or in a place, links followed, by what the file system knows them by."""
-    files = place.iterdir() if place.is_dir() else (place,)
+    files = place.rglob("*") if place.is_dir() else (place,)
     return {(stat.st_dev, stat.st_ino) for file in files if file.is_file() and (stat := file.stat())}
 
 
@@ -77,7 +77,7 @@ def _strangers(folder: Path) -> Iterator[str]:
     """What lies in an existing output that an earlier merge did not put there."""
     known = _recorded(folder)
     for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
+        name = path.relative_to(folder).as_posix()
         if not path.is_dir() and name not in known:
             yield name
 
@@ -85,6 +85,6 @@ def _strangers(folder: Path) -> Iterator[str]:
 def _recorded(folder: Path) -> set[str]:
     """The files that a merge listed in its lock file."""
     try:
-        return {LOCK, *json.loads((folder / LOCK).read_text("utf-8"))["files"]}
+        return {LOCK, *read_json(folder / LOCK)["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

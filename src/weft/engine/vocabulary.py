@@ -7,7 +7,6 @@ first input that has it, the base first, then the models in their order: its tas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array, Checkpoint
+from weft.checkpoints.pipeline import part_of
+from weft.checkpoints.plain_files import read_json
 from weft.checkpoints.rows import RowMap, Rows
 from weft.checkpoints.tokens import Vocabulary, append_tokens, write_json
 from weft.engine.tables import Member, Table, tables_of
@@ -39,11 +40,13 @@ class OutputVocabulary:
         rows: how many rows there are, if that has changed.
         first: the id of the first new token.
         tokens: the new tokens, with their flags.
+        parts: folders of a pipeline's parts whose configs say how many rows there are; empty for the whole model.
     """
 
     rows: int | None = None
     first: int = 0
     tokens: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    parts: tuple[str, ...] = ("",)
 
     @property
     def change(self) -> str:
@@ -56,9 +59,9 @@ class OutputVocabulary:
 
     def write(self, folder: Path) -> None:
         """Say so in the config and the tokenizer that were copied into the output's folder."""
-        config = folder / "config.json"
-        if self.rows is not None and config.is_file():
-            write_json(config, _resized(config, self.rows))
+        for config in (folder / part / "config.json" for part in self.parts):
+            if self.rows is not None and config.is_file():
+                write_json(config, _resized(config, self.rows))
         if self.tokens:
             append_tokens(folder, self.first, self.tokens)
 
@@ -359,7 +362,9 @@ class _Settling:
         rows = self._count(first) if first else None
         changed = rows if first and rows != first.parts[0][1] else None
         if self._policy != "union":
-            return OutputVocabulary(changed)
+            parts = tuple(dict.fromkeys(part_of(table.name) for table in self._tables if table.differs))
+            is_pipeline = not isinstance(self._reference.checkpoint.stem, str)
+            return OutputVocabulary(changed, parts=parts if is_pipeline else ("",))
         ours = self._reference.vocabulary
         new = tuple((token, flags or {}) for token, flags in self._new.items())
         return OutputVocabulary(changed, ours.size if ours else 0, new)

@@ -6,7 +6,6 @@ turns what the reader refuses into findings.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from weft.checkpoints import plain_files
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.checkpoints.folders import is_index
 from weft.checkpoints.foreign import refuse_file
@@ -169,8 +169,8 @@ def read_json(path: Path) -> Any:
         InputError: if it cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return plain_files.read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}", _AGAIN) from None
 
 

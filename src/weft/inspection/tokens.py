@@ -96,7 +96,7 @@ def _vocabularies(folder: Path) -> Iterator[tuple[Path, Ids | Finding]]:
             except InputError as error:
                 for finding in from_problems(error, "tokenizer"):
                     yield path, finding
-            except (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            except (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
                 what = f"{path}: is not a vocabulary: {error or type(error).__name__}"
                 yield path, Finding("error", "tokenizer", what, "copy it from the base model")
 

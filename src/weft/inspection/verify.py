@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
+from weft.checkpoints.opening import expanded
 from weft.engine.progress import Progress
 from weft.engine.settings import Settings
 from weft.inspection import configuration, layers, lock, parents, pipeline, records, structure, ties, tokens
@@ -118,7 +118,7 @@ def verify(
     began = time.monotonic()
     progress = progress or Progress()
     with ExitStack() as opened:
-        subjects = survey(Path(path).expanduser())
+        subjects = survey(expanded(path))
         for subject in subjects:
             opened.callback(subject.close)
         made: list[tuple[str, Report]] = [
@@ -128,7 +128,7 @@ def verify(
         if hashes:
             made.append(("hashes", hashes_agree(subjects[0], progress)))
         if generate is not None or score is not None:
-            texts = Path(score).expanduser() if score is not None else None
+            texts = expanded(score) if score is not None else None
             made.append(("behaviour", behaves(subjects[0], generate, texts, progress, device)))
         return _verdict(subjects, made, time.monotonic() - began)
 

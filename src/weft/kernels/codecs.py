@@ -8,9 +8,11 @@ float32 *rounded to odd*, which makes the second rounding give what a single one
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
+from llvmlite import binding, ir
+from numba import config, njit, types
 from numba.extending import intrinsic
 
 _INLINE = {"forceinline": True, "error_model": "numpy", "nogil": True}
@@ -49,6 +51,49 @@ def _narrow_half(typing_context, value):
     return types.uint16(types.float32), generate
 
 
+def _converts_half() -> bool:
+    """Whether the processor that numba compiles for converts float16: all ARMs do, and x86 with F16C.
+
+    An x86 of before 2012, and one that a virtual machine pretends to have, does not. LLVM would then call a function
+    that is not there, and end the process.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return True
+    if config.CPU_FEATURES is not None:
+        return "+f16c" in config.CPU_FEATURES
+    return bool(config.CPU_NAME != "generic" and binding.get_host_cpu_features().get("f16c", False))
+
+
+@njit(**_INLINE)
+def widen_half_in_steps(bits):
+    """float16 to float32 without the processor's help: exact, since a power of two brings the exponent in place."""
+    shifted = _U32(_U32(bits & _U16(0x7FFF)) << _U32(13))
+    number = _bits_of(_float_of(shifted) * _F32(2.0**112))
+    if bits & _U16(0x7C00) == _U16(0x7C00):  # infinite or not a number
+        number = _U32(shifted | _U32(0x7F800000))
+    return _float_of(_U32(number | _U32(_U32(bits & _U16(0x8000)) << _U32(16))))
+
+
+@njit(**_INLINE)
+def narrow_half_in_steps(value):
+    """float32 to float16 without the processor's help: to nearest even, and NaN stays NaN."""
+    sign = _U32(_bits_of(value) >> _U32(16)) & _U32(0x8000)
+    size = _bits_of(value) & _U32(0x7FFFFFFF)
+    # below 2^-14 a sum with 0.5, whose last bit is worth the smallest float16, rounds as that does
+    narrow = _U32(_bits_of(_F32(_float_of(size) + _F32(0.5))) - _U32(0x3F000000))
+    if size >= _U32(0x38800000):
+        narrow = _U32(size - _U32(0x38000000) + _U32(0xFFF) + ((size >> _U32(13)) & _U32(1))) >> _U32(13)
+    if size >= _U32(0x477FF000):  # 65520 and more
+        narrow = _U32(0x7C00)
+    if size > _U32(0x7F800000):
+        narrow = _U32(0x7E00)
+    return _U16(narrow | sign)
+
+
+if not _converts_half():
+    _widen_half, _narrow_half = widen_half_in_steps, narrow_half_in_steps
+
+
 @njit(**_INLINE)
 def _round_to_odd(value):
     near = _F32(value)
@@ -78,13 +123,13 @@ def encode_bfloat16(value):
 
 @njit(**_INLINE)
 def decode_float16(bits):
-    """The processor's own conversion."""
+    """The processor's own conversion, if it has one."""
     return _widen_half(bits)
 
 
 @njit(**_INLINE)
 def encode_float16(value):
-    """The processor's own conversion, which rounds to nearest even."""
+    """The processor's own conversion, if it has one; it rounds to nearest even."""
     return _narrow_half(value)
 
 
