@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS ?= runs/peers
 
-.PHONY: demo test fast long soak replay check bench fuzz format clean
+.PHONY: demo test fast long soak replay check bench peers fuzz format clean
 
 demo: $(READY) ## train, fine-tune, merge and compare on real digits
 	$(BIN)/python examples/digits.py
@@ -32,9 +33,11 @@ check: $(READY) ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## speed and memory against a floor and a plain torch loop
-	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/merging.py
+bench: $(READY) ## speed and memory, as ratios to a floor measured in the same run; QUICK=1 for a look
+	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
+
+peers: $(READY) $(PEERS)/.ready ## the same merges by mergekit and by a plain torch loop; takes minutes
+	$(BIN)/python benchmarks/bench.py --peers $(PEERS)/bin/mergekit-yaml $(if $(QUICK),--quick)
 
 MINUTES ?= 10
 
@@ -52,3 +55,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(READY)
+
+$(PEERS)/.ready: constraints.txt # an environment of their own, for programs that are run and never imported
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mergekit==0.1.5
+	touch $(PEERS)/.ready

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,9 @@ INK, QUIET, LINES = "#222222", "#767676", "#DDDDDD"
 OURS, MISSED, LOOP, PEER = "#0072B2", "#E69F00", "#8C8C8C", "#CC5FA0"
 """After Okabe and Ito: told apart by colour-blind eyes."""
 
-WORK = {"linear": "average", "ties, scope: tensor": "TIES, tensor by tensor"}
+OTHERS = {"linear": "average", "ties, scope: tensor": "TIES, tensor by tensor"}
+"""What others were measured at, by Weft's name for it."""
 WHO = {"weft": OURS, "torch loop": LOOP, "mergekit": PEER}
-_PLACE = {True: (0.26, 0.2, 0.28, 0.56), False: (0.3, 0.2, 0.62, 0.56)}
-"""Where the first chart is, with and without the second."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Bar:
     target: float | None = None
 
 
+Groups = Mapping[str, Sequence[Bar]]
+"""Bars under headings."""
+
+
 def draw(results: Results, path: Path) -> None:
     """Draw 1600x900 pixels, or nothing if nothing was measured."""
     own, others = own_bars(results), peer_bars(results)
@@ -47,31 +51,34 @@ def draw(results: Results, path: Path) -> None:
     with mpl.rc_context({"font.size": 17}):
         figure = Figure(figsize=(16, 9), dpi=100)
         _write(figure, results)
-        _draw_own(figure.add_axes(_PLACE[bool(others)]), own)
+        axes = figure.add_axes((0.2, 0.17, 0.36 if others else 0.72, 0.61))
+        _draw(axes, own)
+        _explain(axes)
         if others:
-            _draw_peers(figure.add_axes((0.7, 0.2, 0.25, 0.56)), others)
+            _draw(figure.add_axes((0.71, 0.17, 0.25, 0.61)), others, log=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
 
 
-def own_bars(results: Results) -> list[Bar]:
-    """Weft's merges that have a target in floors."""
-    bars = []
-    for label, key, name, limit in RATIOS:
-        section = results.sections.get(key)
-        ratio = section.ratio(name) if section else None
+def own_bars(results: Results) -> Groups:
+    """Weft's merges that have a target in floors, by the size of what they merge."""
+    groups: dict[str, list[Bar]] = {}
+    for target in RATIOS:
+        section = results.sections.get(target.workload)
+        ratio = section.ratio(target.command) if section else None
         if ratio is not None:
-            bars.append(Bar(label, ratio, OURS if ratio <= limit else MISSED, limit))
-    return bars
+            colour = OURS if ratio <= target.limit else MISSED
+            groups.setdefault(target.of, []).append(Bar(target.work, ratio, colour, target.limit))
+    return groups
 
 
-def peer_bars(results: Results) -> list[tuple[str, list[Bar]]]:
+def peer_bars(results: Results) -> Groups:
     """By the kind of work, everyone who did it."""
     peers = results.sections.get("peers")
-    groups = []
-    for name, work in WORK.items() if peers else ():
+    groups = {}
+    for name, work in OTHERS.items() if peers else ():
         found = [(who, peers.ratio(f"{who} {name}")) for who in WHO]
-        groups.append((work, [Bar(who, ratio, WHO[who]) for who, ratio in found if ratio]))
+        groups[work] = [Bar(who, ratio, WHO[who]) for who, ratio in found if ratio]
     return groups
 
 
@@ -81,67 +88,55 @@ def _write(figure: Figure, results: Results) -> None:
     told = (
         "Time of the whole command, in multiples of the floor: read every input byte once, write and sync the output."
     )
-    figure.text(0.035, 0.85, told, color=QUIET)
-    foot = f"{facts['cores']} cores, warm page cache, medians. Base and three models in bfloat16."
-    figure.text(0.035, 0.045, f"{foot} Weft {facts['versions']['weft']}, {facts['date']}.", size=14, color=QUIET)
+    figure.text(0.035, 0.855, told, color=QUIET)
+    foot = f"{facts['cores']} cores, warm page cache, medians; a base and three models in bfloat16."
+    figure.text(0.035, 0.035, f"{foot} Weft {facts['versions']['weft']}, {facts['date']}.", size=14, color=QUIET)
 
 
-def _draw_own(axes: Axes, bars: Sequence[Bar]) -> None:
-    most = max(max(bar.ratio, bar.target or 0) for bar in bars)
-    axes.barh(range(len(bars)), [bar.ratio for bar in bars], 0.62, color=[bar.colour for bar in bars], zorder=2)
-    for place, bar in enumerate(bars):
-        axes.plot([bar.target] * 2, [place - 0.42, place + 0.42], color=INK, linewidth=3, zorder=3)
-        axes.text(bar.ratio - 0.03 * most, place, f"{bar.ratio:.2f}", color="white", ha="right", va="center_baseline")
-    axes.set(xlim=(0, 1.08 * most), ylim=(len(bars) - 0.4, -0.6))
-    axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
-    _mark_floor(axes)
-    _tidy(axes, "Weft, and its targets")
-    _explain(axes, [("target", INK), ("target missed", MISSED)] if _any_missed(bars) else [("target", INK)])
-
-
-def _any_missed(bars: Sequence[Bar]) -> bool:
-    return any(bar.colour == MISSED for bar in bars)
-
-
-def _draw_peers(axes: Axes, groups: Sequence[tuple[str, Sequence[Bar]]]) -> None:
-    """Groups of bars on a logarithmic axis."""
-    place, labels = 0.0, []
-    for work, bars in groups:
-        axes.text(1, place, work, color=INK, weight="bold", va="center_baseline")
+def _draw(axes: Axes, groups: Groups, log: bool = False) -> None:
+    """Bars from above to below, each with its length beside it."""
+    most = max(max(bar.ratio, bar.target or 0) for bars in groups.values() for bar in bars)
+    place, labels = 0.0, {}
+    for heading, bars in groups.items():
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+        across = axes.get_yaxis_transform()
+        axes.text(0, place, heading, transform=across, color=INK, weight="bold", va="center_baseline", bbox=behind)
         for bar in bars:
             place += 1
-            axes.barh(place, bar.ratio, 0.62, color=bar.colour, zorder=2)
-            axes.text(bar.ratio * 1.12, place, f"{bar.ratio:.3g}", color=INK, va="center_baseline")
-            labels.append((place, bar.label))
-        place += 1.4
-    axes.set_xscale("log")
-    most = max(bar.ratio for _, bars in groups for bar in bars)
-    axes.set(xlim=(0.5, most * 3), ylim=(place - 0.9, -0.6))
-    axes.set_yticks([height for height, _ in labels], [label for _, label in labels])
-    axes.set_xticks(ticks := [x for x in (1, 10, 100, 1000) if x < most * 3], [str(x) for x in ticks])
-    axes.minorticks_off()
-    _mark_floor(axes)
-    _tidy(axes, "Others, logarithmic")
+            _draw_bar(axes, place, bar, most, log)
+            labels[place] = bar.label
+        place += 1.5
+    axes.set_yticks(list(labels), list(labels.values()))
+    axes.set(ylim=(place - 0.9, -0.7), xscale="log" if log else "linear")
+    axes.set_xlim((0.5, 3 * most) if log else (0, 1.12 * most))
+    ticks = [10**k for k in range(4) if 10**k < 3 * most] if log else range(math.ceil(1.12 * most))
+    axes.set_xticks(ticks, ["floor" if tick == 1 else f"{tick}" for tick in ticks])
+    if log:
+        axes.text(0, -0.095, "logarithmic scale", transform=axes.transAxes, va="top", color=QUIET)
+    _tidy(axes)
 
 
-def _mark_floor(axes: Axes) -> None:
-    axes.axvline(1, color=QUIET, linewidth=1.5, linestyle=(0, (4, 3)), zorder=4)
-    axes.text(1, -0.1, "floor", transform=axes.get_xaxis_transform(), ha="center", va="top", color=QUIET)
+def _draw_bar(axes: Axes, place: float, bar: Bar, most: float, log: bool) -> None:
+    axes.barh(place, bar.ratio, 0.64, color=bar.colour, zorder=2)
+    if bar.target:
+        axes.plot([bar.target] * 2, [place - 0.44, place + 0.44], color=INK, linewidth=3, zorder=3)
+    end = max(bar.ratio, bar.target or 0)
+    digits = f"{bar.ratio:.2f}" if bar.ratio < 10 else f"{bar.ratio:.0f}"
+    axes.text(end * 1.12 if log else end + 0.02 * most, place, digits, color=INK, va="center_baseline")
 
 
-def _explain(axes: Axes, marks: Sequence[tuple[str, str]]) -> None:
-    """What the colours are, below."""
-    left = 0.3
-    for text, colour in marks:
-        axes.text(left, -0.1, f"▎{text}", transform=axes.transAxes, va="top", color=colour)
-        left += 0.25
+def _explain(axes: Axes) -> None:
+    """What the marks are, below."""
+    for left, text, colour in ((0.0, "▎target", INK), (0.24, "■ met", OURS), (0.44, "■ missed", MISSED)):
+        axes.text(left, -0.095, text, transform=axes.transAxes, va="top", color=colour)
 
 
-def _tidy(axes: Axes, title: str) -> None:
+def _tidy(axes: Axes) -> None:
     """Leave only what helps to read a length."""
-    axes.set_title(title, loc="left", color=INK, weight="bold", size=19, pad=18)
+    axes.minorticks_off()
+    axes.axvline(1, color=QUIET, linewidth=1.5, linestyle=(0, (4, 3)), zorder=1.5)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=QUIET)
-    axes.tick_params(axis="y", labelcolor=INK)
+    axes.tick_params(axis="y", labelcolor=INK, pad=8)
     axes.grid(axis="x", color=LINES)
     axes.set_axisbelow(True)

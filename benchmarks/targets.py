@@ -9,18 +9,37 @@ from results import Results, Row, Section
 
 from kernels import Cost
 
-RATIOS = (
-    ("linear", "llama", "weft linear", 1.3),
-    ("task arithmetic", "llama", "weft task_arithmetic", 1.3),
-    ("Fisher, given, with norms", "fisher", "weft fisher", 1.3),
-    ("TIES, scope: tensor", "llama", "weft ties, scope: tensor", 2.0),
-    ("TIES, scope: model", "llama", "weft ties, scope: model", 3.0),
-    ("30,000 tensors, task arithmetic", "experts", "weft task_arithmetic", 2.0),
-    ("30,000 tensors, TIES, scope: tensor", "experts", "weft ties, scope: tensor", 2.0),
-    ("30,000 tensors, TIES, scope: model", "experts", "weft ties, scope: model", 3.0),
-)
-"""What the work is called, its workload, the command, and how many times the floor it may take."""
 
+@dataclass(frozen=True)
+class Ratio:
+    """A merge that may take so many times the floor.
+
+    Attributes:
+        of: what is merged.
+        work: how.
+        workload: its key.
+        command: its name there.
+        limit: in floors.
+    """
+
+    of: str
+    work: str
+    workload: str
+    command: str
+    limit: float
+
+
+_LARGE, _MANY = "0.5 billion parameters", "30,000 small tensors"
+RATIOS = (
+    Ratio(_LARGE, "linear", "llama", "weft linear", 1.3),
+    Ratio(_LARGE, "task arithmetic", "llama", "weft task_arithmetic", 1.3),
+    Ratio(_LARGE, "TIES, scope: tensor", "llama", "weft ties, scope: tensor", 2.0),
+    Ratio(_LARGE, "TIES, scope: model", "llama", "weft ties, scope: model", 3.0),
+    Ratio("Fishers in float32", "Fisher", "fisher", "weft fisher", 1.3),
+    Ratio(_MANY, "task arithmetic", "experts", "weft task_arithmetic", 2.0),
+    Ratio(_MANY, "TIES, scope: tensor", "experts", "weft ties, scope: tensor", 2.0),
+    Ratio(_MANY, "TIES, scope: model", "experts", "weft ties, scope: model", 3.0),
+)
 FASTER_THAN_MERGEKIT = 50
 FLAT, GRACEFUL = 1.5, 3.0
 BESIDE_BUDGET = 350e6
@@ -59,11 +78,12 @@ def judged(results: Results) -> list[Judged]:
 
 
 def _ratios(results: Results) -> Iterator[Judged]:
-    for work, key, name, limit in RATIOS:
-        section = results.sections.get(key)
-        ratio = section.ratio(name) if section else None
+    for target in RATIOS:
+        section = results.sections.get(target.workload)
+        ratio = section.ratio(target.command) if section else None
         if ratio is not None:
-            yield Judged(work, f"at most {limit} x the floor", f"{ratio:.2f} x", ratio <= limit)
+            allowed = f"at most {target.limit} x the floor"
+            yield Judged(f"{target.of}: {target.work}", allowed, f"{ratio:.2f} x", ratio <= target.limit)
 
 
 def _mergekit(peers: Section | None) -> Iterator[Judged]:
@@ -72,7 +92,7 @@ def _mergekit(peers: Section | None) -> Iterator[Judged]:
     if theirs and ours:
         times = theirs.median / ours.median
         target = f"at least {FASTER_THAN_MERGEKIT} x as fast as mergekit"
-        yield Judged("TIES, scope: tensor", target, f"{times:.0f} x", times >= FASTER_THAN_MERGEKIT)
+        yield Judged(f"{_LARGE}: TIES, scope: tensor", target, f"{times:.0f} x", times >= FASTER_THAN_MERGEKIT)
 
 
 def _compute(results: Results) -> Iterator[Judged]:
@@ -129,7 +149,7 @@ def _planning(experts: Section | None) -> Iterator[Judged]:
     row = experts.row("weft plan") if experts else None
     if row:
         target = f"under {PLANNING:.0f} s"
-        yield Judged("30,000 tensors, weft plan", target, f"{row.median:.2f} s", row.median < PLANNING)
+        yield Judged(f"{_MANY}: weft plan", target, f"{row.median:.2f} s", row.median < PLANNING)
 
 
 def _tiny(tiny: Section | None) -> Iterator[Judged]:

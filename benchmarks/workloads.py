@@ -60,6 +60,7 @@ def _llama(quick: bool) -> Workload:
             weft(folder, "ties", ALL, "scope=tensor", memory="256MB"),
             weft(folder, "ties", ALL),
             weft(folder, "ties", ALL, memory="256MB"),
+            replace(_torch(folder, "linear"), once=True),
         ]
 
     title = f"{_llama_title(quick)}, bfloat16, sharded: a base and three fine-tunes stored in bfloat16"

@@ -180,6 +180,12 @@ def test_one_number_that_outweighs_all_others(tmp_path: Path, dtype: str) -> Non
     )
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_squares_that_exceed_float32_are_no_news(tmp_path: Path) -> None:
+    vector = np.linspace(1e18, 2e18, 5000).astype(np.float32)  # a square is finite, their sum is not
+    assert findings(tmp_path, {"scales": vector}) == []
+
+
 def test_a_part_that_was_never_written(tmp_path: Path) -> None:
     tensor = matrix((3 * CHUNK // 256, 256), "bfloat16")
     tensor.reshape(-1)[CHUNK : 2 * CHUNK] = 0

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from weft.algorithms.method import Share, Total
 from weft.engine.work import Copied, Work
 from weft.errors import InputError
-from weft.kernels.folds import BINS, BLOCK
+from weft.kernels.folds import BLOCK
+from weft.kernels.selection import RankSelection, ShareSelection
 
 _LONGEST_TILE = 16 * BLOCK
 
@@ -92,11 +93,11 @@ def _bytes_per_element(item: Work | Copied) -> int:
 def _table_bytes(items: Iterable[Work | Copied]) -> int:
     """What one thread's selection tables may take: one for each model and each set of parameters."""
     selecting = [
-        (item.method, item.models, 2 if isinstance(statistic.fold, Share) else 1)
+        (item.method, item.models, (ShareSelection if isinstance(statistic.fold, Share) else RankSelection).table_bytes)
         for item in items
         if isinstance(item, Work)
         for statistic in item.program.statistics
         if not isinstance(statistic.fold, Total)
     ]
     settings = len({id(used) for used, _, _ in selecting})
-    return max((8 * BINS * rows * models * settings for _, models, rows in selecting), default=0)
+    return max((table * models * settings for _, models, table in selecting), default=0)

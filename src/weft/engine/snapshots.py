@@ -31,7 +31,7 @@ class Share:
     """What one thread has counted, and of which tiles: the two always agree while its lock is held.
 
     Attributes:
-        arrays: counts, by name; what several threads have counted is added up.
+        arrays: counts, by name; what several threads have counted is put together.
         done: ranges of tensors, by the tensors' positions in the scope.
     """
 
@@ -53,11 +53,15 @@ class Snapshots:
     Args:
         file: where it is kept; None if it is not.
         vouches: says whether all that was counted so far may be relied upon.
+        merge: adds to an array what another thread has in its array of that name.
         together: arrays that all threads fill in different places, where there are such.
     """
 
-    def __init__(self, file: Path | None, vouches: Callable[[], bool], together: Arrays) -> None:
+    def __init__(
+        self, file: Path | None, vouches: Callable[[], bool], merge: Callable[[Array, Array], None], together: Arrays
+    ) -> None:
         self._file = file
+        self._merge = merge
         self._vouches = vouches
         self._together = together
         self._shares: list[Share] = []
@@ -107,11 +111,18 @@ class Snapshots:
         totals = {name: array.copy() for name, array in self.restored.items()}
         for share in self._shares:
             with share.lock:
-                _add(totals, share.arrays)
+                self._add(totals, share.arrays)
                 for work, start, stop in share.done:
                     self._done_in(work).add(start, stop)
                 share.done.clear()
         return self._done, {**totals, **self._together}
+
+    def _add(self, totals: dict[str, Array], arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            if name in totals:
+                self._merge(totals[name], array)
+            else:
+                totals[name] = array.copy()
 
     def _done_in(self, work: int) -> Ranges:
         return self._done.setdefault(work, Ranges())
@@ -125,14 +136,6 @@ class Snapshots:
                 self._together[name][...] = array
             else:
                 self.restored[name] = array
-
-
-def _add(totals: dict[str, Array], arrays: Arrays) -> None:
-    for name, array in arrays.items():
-        if name in totals:
-            totals[name] += array
-        else:
-            totals[name] = array.copy()
 
 
 def _write(file: Path, arrays: Mapping[str, Array]) -> None:

@@ -26,6 +26,12 @@ from weft.kernels.element import Scalar
 from weft.kernels.folds import BLOCK, block_sums
 from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tables
 
+_SAMPLED = 1 << 19
+"""Parameters from which on a sample is taken before a search."""
+
+_STRETCH, _SAMPLE_OF, _LEAST_SAMPLE, _LARGEST_SAMPLE = 4096, 32, 1 << 15, 1 << 22
+"""A sample is taken in stretches, and is one of so many parameters, but for small and large ones of all models."""
+
 Slot = int | None
 """Which model a number belongs to; None: to all together."""
 
@@ -65,12 +71,15 @@ class Scope:
         return sum(work.spec.size for work in self.works)
 
     def end_of(self, work: Work) -> int:
-        """Index of the scope's last parameter if it lies in this tensor, else -1. Tensors are in order of name."""
+        """Index of the scope's last parameter if it lies in this tensor, else -1.
+
+        Tensors are in order of name; one with several names has the first.
+        """
         return work.spec.size - 1 if work is self._last else -1
 
     @cached_property
     def _last(self) -> Work:
-        return max(self.works, key=lambda work: work.spec.name)
+        return max(self.works, key=lambda work: min((work.spec.name, *work.aliases)))
 
     def tiles(self) -> Iterator[Tile[Work]]:
         """All of it, in pieces."""
@@ -191,9 +200,11 @@ class _Pass:
         precise = replace(work, compute=FLOAT64) if self._statistic.double else work
         return bind(precise, expression, self._functions, self._values[work], precise.compute, end, model=slot)
 
-    def _evaluated(self, worker: _Worker, tile: Tile[Work], slots: Iterable[Slot]) -> Iterator[tuple[Slot, Array]]:
+    def _evaluated(
+        self, worker: _Worker, tile: Tile[Work], slots: Iterable[Slot], keep: bool = True
+    ) -> Iterator[tuple[Slot, Array]]:
         """The expression over a tile, for one slot after the other, in memory that is used again."""
-        inputs = TileInputs(self._scope.reader, tile, worker.buffers, keep=True, watch=self._scope.watch)
+        inputs = TileInputs(self._scope.reader, tile, worker.buffers, keep=keep, watch=self._scope.watch)
         compute = FLOAT64 if self._statistic.double else tile.item.compute
         out = worker.buffers.typed("expression", tile.size, compute.storage)
         for slot in slots:
@@ -211,7 +222,7 @@ class _Pass:
                 sums[tile.item, slot][first : first + len(partial)] = partial
 
         named = {f"{self._positions[work]} {slot}": array for (work, slot), array in sums.items()}
-        snapshots = self._snapshots(0, named)
+        snapshots = self._snapshots(0, np.add, named)
         self._sweep(snapshots, lambda: _Worker(snapshots.share({})), step)
         totals = {slot: _exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
         return {
@@ -230,6 +241,8 @@ class _Pass:
             slot: kind({target for (_, s), target in targets.items() if s == slot}, compute) for slot in self._asked
         }
         rounds = 0
+        if self._scope.count >= _SAMPLED:
+            self._learn(selections)
         while unfinished := {slot: s for slot, s in selections.items() if not s.done}:
             self._count(unfinished, rounds)
             rounds += 1
@@ -256,19 +269,36 @@ class _Pass:
             for slot, values in self._evaluated(worker, tile, selections):
                 selections[slot].add(values, worker.tables[slot])
 
-        snapshots = self._snapshots(number, {})
+        merge = next(iter(selections.values())).merge
+        snapshots = self._snapshots(number, merge, {})
         workers = self._sweep(snapshots, start, step)
         before = {slot: selection.tables() for slot, selection in selections.items()}
         for name, table in _named(before).items():
-            table += snapshots.restored.get(name, 0)
+            if name in snapshots.restored:
+                merge(table, snapshots.restored[name])
         for slot, selection in selections.items():
             selection.advance([before[slot], *(worker.tables[slot] for worker in workers)])
 
-    def _snapshots(self, number: int, together: Mapping[str, Array]) -> Snapshots:
+    def _learn(self, selections: Mapping[Slot, Selection]) -> None:
+        """Let the searches begin where a sample says that the answers are."""
+        pieces = list(_sampled(self._scope, len(selections)))
+        samples = {slot: np.zeros((len(pieces), _STRETCH), self._scope.works[0].compute.storage) for slot in selections}
+
+        def step(worker: _Worker, task: tuple[int, Tile[Work]]) -> None:
+            row, tile = task
+            for slot, values in self._evaluated(worker, tile, selections, keep=False):
+                samples[slot][row] = values
+
+        self._scope.runner.run(enumerate(pieces), lambda: _Worker(Share({})), step)
+        self._scope.runner.run(
+            selections.items(), lambda: None, lambda _, task: task[1].expect(samples[task[0]], self._scope.count)
+        )
+
+    def _snapshots(self, number: int, merge: Callable[[Array, Array], Any], together: Mapping[str, Array]) -> Snapshots:
         """What is kept of one sweep over the scope, and what an earlier run kept of it."""
         folder = self._scope.journal.folder if self._scope.is_worth_keeping else None
         name = hashlib.sha256(repr((*self._key, number)).encode()).hexdigest()[:16]
-        return Snapshots(folder / name if folder else None, self._scope.watch.vouches, together)
+        return Snapshots(folder / name if folder else None, self._scope.watch.vouches, merge, together)
 
     def _sweep(
         self, snapshots: Snapshots, start: Callable[[], _Worker], step: Callable[[_Worker, Tile[Work]], None]
@@ -299,6 +329,18 @@ class _Pass:
             return ()
         value = getattr(work.method, name)
         return (value[slot],) if isinstance(value, tuple) and slot is not None else (value,)
+
+
+def _sampled(scope: Scope, slots: int) -> Iterator[Tile[Work]]:
+    """Stretches of a scope's tensors, at even distances, that stand for the whole."""
+    wanted = min(max(scope.count // _SAMPLE_OF, _LEAST_SAMPLE), _LARGEST_SAMPLE // slots) // _STRETCH
+    distance = max(scope.count // wanted, _STRETCH)
+    place = 0
+    for work in scope.works:
+        while place + _STRETCH <= work.spec.size:
+            yield Tile(work, place, place + _STRETCH)
+            place += distance
+        place = max(place - work.spec.size, 0)
 
 
 def _named(tables: Mapping[Slot, Tables]) -> dict[str, Array]:

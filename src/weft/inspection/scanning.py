@@ -187,13 +187,15 @@ class _Floats:
             return _plainly(self._decoded(stored), start)
         out = scratch.view(self._compute)[: len(stored)]
         self._square(out, start, -1, self._values, stored)
+        with np.errstate(over="ignore"):  # of numbers beyond 1e17 in float32; it is infinite then
+            total = float(out.sum())
         first, highest = self._decoded(np.array([bits[0], peak], self._bits).view(stored.dtype)).tolist()
         return Numbers(
             count=len(stored),
             constant=spread == 0 or peak == 0,
             value=first,
             peak=highest,
-            squares=float(out.sum()),
+            squares=total,
             holes=[(start, start + len(stored))] if peak == 0 and len(stored) == CHUNK else [],
         )
 

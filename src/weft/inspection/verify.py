@@ -110,6 +110,7 @@ def verify(
 
     Example:
         >>> import numpy as np, tempfile, weft
+        >>> from pathlib import Path
         >>> place = Path(tempfile.mkdtemp()) / "merged.safetensors"
         >>> report = weft.merge_to({"method": "linear", "models": [{"path": {"w": np.eye(2)}}]}, place)
         >>> verify(place).ok

@@ -17,6 +17,8 @@ BLOCK = 16384
 LANES = 8
 DIGITS = 16
 BINS = 1 << DIGITS
+COUNTS, LOWEST, HIGHEST = 0, 1, 2
+"""Rows of a table of `count_between`."""
 
 _COMPILED = {"nogil": True, "error_model": "numpy", "cache": True}
 
@@ -71,27 +73,35 @@ def largest_exponent(bits, mask):
 
 
 @njit(**_COMPILED)
-def count_digits(keys, shift, prefix, counts):
-    """Count one 16-bit digit of every key whose higher digits equal `prefix`.
+def count_between(keys, low, span, shift, table):
+    """Count the keys below a range, and those in it by bins.
 
     Args:
         keys: unsigned integers of 32 or 64 bits, shape [n]; the bits of non-negative floats, which order as they do.
-        shift: how far right the digit lies.
-        prefix: the digits above it; keys with others are passed over.
-        counts: int64, shape [BINS]; added to.
+        low: where the range begins; of the keys' type, as the two that follow.
+        span: how many keys the range has.
+        shift: a bin holds 2^shift of them.
+        table: int64, shape [3, bins + 1]: for each bin its count, the lowest and the highest distance from `low`. The
+            last column counts the keys below the range.
     """
+    below = 0
     for key in keys:
-        shifted = np.uint64(key) >> np.uint64(shift)
-        if shifted >> np.uint64(DIGITS) == prefix:
-            counts[shifted & np.uint64(BINS - 1)] += 1
+        below += key < low
+        distance = key - low  # wraps around for a key below, and is then larger than any span
+        if distance < span:
+            k = distance >> shift
+            table[COUNTS, k] += 1
+            table[LOWEST, k] = min(table[LOWEST, k], np.int64(distance))
+            table[HIGHEST, k] = max(table[HIGHEST, k], np.int64(distance))
+    table[COUNTS, -1] += below
 
 
 @njit(**_COMPILED)
 def weigh_digits(keys, squares, shift, prefix, low, high):
-    """As `count_digits`, but every key weighs the exact square of its significand.
+    """Add up, for one 16-bit digit of every key whose higher digits equal `prefix`, squares of significands.
 
     Args:
-        keys: unsigned integers, shape [n].
+        keys: unsigned integers, shape [n]; the bits of non-negative floats.
         squares: uint64, shape [n]: squares of 24-bit significands, below 2^48.
         shift: how far right the digit lies.
         prefix: the digits above it.

@@ -1,25 +1,29 @@
-"""Exact order statistics of a stream that is read a few times and never held: a radix search, 16 bits a round.
+"""Exact order statistics of a stream that is gone over a few times and never held.
 
-The bits of non-negative floats order as the floats do. Each round counts the next digit of the numbers whose higher
-digits are already known to be those of the answer: two rounds for float32, four for float64. Counts are integers, so
-the answer is the exact one whatever the order in which the tiles come.
+The bits of non-negative floats order as the floats do, so the search is one over whole numbers, called keys. Counts
+are whole numbers too: the answer is the exact one whatever the order in which the tiles come.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from weft.kernels.dtypes import DType
-from weft.kernels.folds import BINS, DIGITS, count_digits, weigh_digits
+from weft.kernels.folds import BINS, COUNTS, DIGITS, HIGHEST, LOWEST, count_between, weigh_digits
 
 Array = np.ndarray[Any, Any]
-Tables = dict[int, Array]
-"""For each prefix that is still sought: what a worker counted, shape [rows, BINS]."""
+Tables = dict[Any, Array]
+"""What a worker counted, for each part of the range that is still searched."""
+
+_CAUTION = 5.0
+"""Standard errors of a sample by which a bracket is wider than the place where the answer seems to be."""
 
 
 class Selection(ABC):
@@ -27,30 +31,25 @@ class Selection(ABC):
 
     Use: until `done`, stream every number through `add` into tables from `tables()` (one set per worker), then
     `advance` with all of them; `result` then answers.
-
-    Args:
-        targets: the questions: see the subclass.
-        dtype: float32 or float64, the precision of the numbers.
     """
 
-    rows: int
+    table_bytes: int
+    """What one table takes; a worker has one for every question at most."""
 
-    def __init__(self, targets: Iterable[float], dtype: DType) -> None:
+    def __init__(self, dtype: DType) -> None:
         self._bits = dtype.itemsize * 8
         self._dtype = dtype
-        self._shift = self._bits - DIGITS
-        self._prefix: dict[float, int] = {target: 0 for target in targets if not self._is_trivial(target)}
-        self._passed: dict[float, int] = dict.fromkeys(self._prefix, 0)
 
     @property
+    @abstractmethod
     def done(self) -> bool:
         """Whether every answer is known."""
-        return self._shift < 0 or not self._prefix
 
+    @abstractmethod
     def tables(self) -> Tables:
         """Empty tables for one worker."""
-        return {prefix: np.zeros((self.rows, BINS), np.int64) for prefix in set(self._prefix.values())}
 
+    @abstractmethod
     def add(self, values: Array, tables: Tables) -> None:
         """Count a tile of numbers.
 
@@ -58,42 +57,77 @@ class Selection(ABC):
             values: shape [n], non-negative, of this selection's precision.
             tables: from `tables()`; added to.
         """
-        keys = values.view(np.uint32 if self._bits == 32 else np.uint64)
-        for prefix, table in tables.items():
-            self._count(keys, prefix, table)
 
-    def advance(self, counted: list[Tables]) -> None:
-        """End a round: combine what the workers counted and fix one more digit of every answer."""
-        total: Tables = self.tables()
-        for prefix in total:
-            total[prefix] = np.sum([tables[prefix] for tables in counted], axis=0)
-        for target, prefix in list(self._prefix.items()):
-            digit, passed = self._locate(target, prefix, total[prefix])
-            self._prefix[target] = (prefix << DIGITS) | digit
-            self._passed[target] += passed
-        self._shift -= DIGITS
+    @staticmethod
+    @abstractmethod
+    def merge(table: Array, other: Array) -> None:
+        """Add to a table what another worker counted."""
 
+    @abstractmethod
+    def advance(self, counted: Sequence[Tables]) -> None:
+        """End a round: combine what the workers counted and come nearer to every answer."""
+
+    @abstractmethod
     def result(self, target: float) -> float:
         """The answer to one question."""
-        key = self._prefix.get(target, 0)
+
+    def expect(self, sample: Array, population: int) -> None:  # noqa: B027 - not every search can use a sample
+        """Learn from a sample where the answers may lie. What is wrong in it costs time, never exactness.
+
+        Args:
+            sample: stretches of the stream, shape [stretches, n], of this selection's precision.
+            population: how many numbers the stream has.
+        """
+
+    def _keys(self, values: Array) -> Array:
+        return values.view(np.uint32 if self._bits == 32 else np.uint64)
+
+    def _number(self, key: int) -> float:
         storage = np.uint32 if self._bits == 32 else np.uint64
         return float(np.array([key], storage).view(self._dtype.storage)[0])
 
-    @abstractmethod
-    def _is_trivial(self, target: float) -> bool:
-        """Whether the answer is 0 whatever the numbers are."""
+    def _merged(self, counted: Sequence[Tables]) -> Tables:
+        total = self.tables()
+        for tables in counted:
+            for part, table in total.items():
+                self.merge(table, tables[part])
+        return total
 
-    @abstractmethod
-    def _count(self, keys: Array, prefix: int, table: Array) -> None:
-        """Add to a table what the numbers with this prefix contribute, by their next digit."""
 
-    @abstractmethod
-    def _locate(self, target: float, prefix: int, table: Array) -> tuple[int, int]:
-        """The next digit of the answer, and how much lies before it in the order in which we look."""
+@dataclass(frozen=True)
+class _Range:
+    """Keys among which an answer is: from `low` up to, but without, `high`."""
+
+    low: int
+    high: int
+
+    @property
+    def shift(self) -> int:
+        """How many low bits of a key's distance from `low` are left out to find its bin."""
+        return max((self.high - self.low - 1).bit_length() - DIGITS, 0)
+
+    @property
+    def bins(self) -> int:
+        """How many bins there are."""
+        return ((self.high - self.low - 1) >> self.shift) + 1
+
+    @property
+    def is_found(self) -> bool:
+        """Whether there is only one key left."""
+        return self.high - self.low == 1
 
 
 class RankSelection(Selection):
     """The m-th smallest number, for each of several ranks m (1-based). Rank 0 gives 0.
+
+    A round counts the keys below a range, and those in it by bins, noting the lowest and the highest key of each bin:
+    where the two are one, the answer is found. From the whole range, two rounds do for float32. A bracket from a
+    sample mostly makes it one, in which few keys are in the range at all; should the answer lie outside, the count of
+    the keys below tells, and the search goes on there.
+
+    Args:
+        targets: the ranks.
+        dtype: float32 or float64, the precision of the numbers.
 
     Example:
         >>> from weft.kernels.dtypes import FLOAT32
@@ -106,37 +140,144 @@ class RankSelection(Selection):
         2.0
     """
 
-    rows = 1
+    table_bytes = 3 * 8 * (BINS + 1)
 
-    def _is_trivial(self, target: float) -> bool:
-        return target < 1
+    def __init__(self, targets: Iterable[float], dtype: DType) -> None:
+        super().__init__(dtype)
+        self._top = 1 << (self._bits - 1)  # the sign bit is never set
+        self._ranges = {int(target): _Range(0, self._top) for target in targets if target >= 1}
+        self._count = 0
 
-    def _count(self, keys: Array, prefix: int, table: Array) -> None:
-        count_digits(keys, self._shift, prefix, table[0])
+    @property
+    def done(self) -> bool:
+        """Whether every answer is known."""
+        return all(where.is_found for where in self._ranges.values())
 
-    def _locate(self, target: float, prefix: int, table: Array) -> tuple[int, int]:
-        cumulative = np.cumsum(table[0])
-        digit = int(np.searchsorted(cumulative, int(target) - self._passed[target], side="left"))
-        return digit, int(cumulative[digit] - table[0][digit])
+    def tables(self) -> Tables:
+        """Empty tables for one worker."""
+        made: Tables = {}
+        for where in set(self._ranges.values()):
+            if not where.is_found:
+                table = made[where] = np.zeros((3, where.bins + 1), np.int64)
+                table[LOWEST] = np.iinfo(np.int64).max
+        return made
+
+    def add(self, values: Array, tables: Tables) -> None:
+        """Count a tile of numbers."""
+        keys = self._keys(values)
+        key = keys.dtype.type
+        for where, table in tables.items():
+            count_between(keys, key(where.low), key(where.high - where.low), key(where.shift), table)
+
+    @staticmethod
+    def merge(table: Array, other: Array) -> None:
+        """Add to a table what another worker counted."""
+        table[COUNTS] += other[COUNTS]
+        np.minimum(table[LOWEST], other[LOWEST], out=table[LOWEST])
+        np.maximum(table[HIGHEST], other[HIGHEST], out=table[HIGHEST])
+
+    def advance(self, counted: Sequence[Tables]) -> None:
+        """End a round: combine what the workers counted and come nearer to every answer."""
+        total = self._merged(counted)
+        for rank, where in self._ranges.items():
+            if not where.is_found:
+                self._ranges[rank] = self._narrowed(rank, where, total[where])
+
+    def result(self, target: float) -> float:
+        """The answer to one question."""
+        return self._number(self._ranges[int(target)].low) if target >= 1 else 0.0
+
+    def expect(self, sample: Array, population: int) -> None:
+        """Begin with a bracket around the place that a rank has in a sample.
+
+        The standard error of that place is taken from how much the stretches differ among themselves, since numbers
+        that lie near each other are alike.
+        """
+        for rank in self._ranges:
+            self._ranges[rank] = self._bracket(sample, min(rank / population, 1.0))
+
+    def _bracket(self, sample: Array, share: float) -> _Range:
+        """The keys between two numbers of a sample, so far apart that the answer is hardly anywhere else."""
+        place = min(int(share * sample.size), sample.size - 1)
+        parted = np.partition(sample.reshape(-1), place)
+        below = np.count_nonzero(sample < parted[place], axis=1) / sample.shape[1]
+        error = max(float(below.std()) / sqrt(len(sample)), sqrt(share * (1 - share) / sample.size))
+        margin = int(_CAUTION * error * sample.size) + 2
+        first, last = place - margin, place + margin
+        low = self._key_at(parted[: place + 1], first) if first >= 0 else 0
+        high = self._key_at(parted[place:], margin) + 1 if last < sample.size else self._top
+        return _Range(low, high)
+
+    def _key_at(self, values: Array, place: int) -> int:
+        return int(self._keys(np.partition(values, place)[place : place + 1])[0])
+
+    def _narrowed(self, rank: int, where: _Range, table: Array) -> _Range:
+        below = int(table[COUNTS, -1])
+        reached = below + np.cumsum(table[COUNTS, :-1])
+        if rank <= below:
+            return _Range(0, where.low)
+        if rank > reached[-1]:
+            return _Range(where.high, self._top)
+        found = int(np.searchsorted(reached, rank, side="left"))
+        return _Range(where.low + int(table[LOWEST, found]), where.low + int(table[HIGHEST, found]) + 1)
 
 
 class ShareSelection(Selection):
     """The magnitude at which the largest numbers together hold a share of the sum of squares.
 
     For each share F in (0, 1]: the largest t such that the squares of all numbers >= t sum to at least F times the sum
-    of all squares. Sums are exact integers in units of the smallest square (for float64: of its leading 24 bits).
+    of all squares. Sums are exact integers in units of the smallest square (for float64: of its leading 24 bits). A
+    round fixes 16 more bits of every answer.
+
+    Args:
+        targets: the shares.
+        dtype: float32 or float64, the precision of the numbers.
     """
 
-    rows = 2
+    table_bytes = 2 * 8 * BINS
 
-    def _is_trivial(self, target: float) -> bool:
-        return False
+    def __init__(self, targets: Iterable[float], dtype: DType) -> None:
+        super().__init__(dtype)
+        self._shift = self._bits - DIGITS
+        self._prefix: dict[float, int] = dict.fromkeys(targets, 0)
+        self._passed: dict[float, int] = dict.fromkeys(self._prefix, 0)
 
-    def _count(self, keys: Array, prefix: int, table: Array) -> None:
-        low, high = table.view(np.uint64)
-        weigh_digits(keys, self._squares(keys), self._shift, prefix, low, high)
+    @property
+    def done(self) -> bool:
+        """Whether every answer is known."""
+        return self._shift < 0 or not self._prefix
+
+    def tables(self) -> Tables:
+        """Empty tables for one worker."""
+        return {prefix: np.zeros((2, BINS), np.int64) for prefix in set(self._prefix.values())}
+
+    def add(self, values: Array, tables: Tables) -> None:
+        """Weigh a tile of numbers."""
+        keys = self._keys(values)
+        for prefix, table in tables.items():
+            low, high = table.view(np.uint64)
+            weigh_digits(keys, self._squares(keys), self._shift, prefix, low, high)
+
+    @staticmethod
+    def merge(table: Array, other: Array) -> None:
+        """Add to a table what another worker weighed."""
+        table += other
+
+    def advance(self, counted: Sequence[Tables]) -> None:
+        """End a round: fix one more digit of every answer."""
+        total = self._merged(counted)
+        for target, prefix in list(self._prefix.items()):
+            digit, passed = self._locate(target, prefix, total[prefix])
+            self._prefix[target] = (prefix << DIGITS) | digit
+            self._passed[target] += passed
+        self._shift -= DIGITS
+
+    def result(self, target: float) -> float:
+        """The answer to one question."""
+        return self._number(self._prefix.get(target, 0))
 
     def _locate(self, target: float, prefix: int, table: Array) -> tuple[int, int]:
+        """The next digit of the answer, and how much lies before it in the order in which we look."""
         masses = {int(digit): self._mass(prefix, int(digit), table) for digit in np.flatnonzero(table.any(axis=0))}
         if prefix == 0 and self._shift == self._bits - DIGITS:
             self._total = sum(masses.values())
