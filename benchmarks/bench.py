@@ -45,6 +45,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md", help="the page with the tables")
     parser.add_argument("--draw", action="store_true", help="measure nothing, only make tables and plot again")
     chosen = parser.parse_args(words)
+    if not chosen.page.is_file():
+        parser.error(f"--page: no such file: {chosen.page}")
     chosen.folder = chosen.folder.resolve() / ("quick" if chosen.quick else "full")
     return chosen
 

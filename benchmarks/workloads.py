@@ -143,7 +143,7 @@ def _experts(quick: bool) -> Workload:
         ]
 
     title = f"Mixture of experts, {len(specs):,} tensors of 25 kB, bfloat16: a base and three fine-tunes"
-    return Workload("experts", title, 3, lambda folder: _write_family(folder, specs, ALL), contenders)
+    return Workload("experts", title, 2, lambda folder: _write_family(folder, specs, ALL), contenders)
 
 
 def _embedding(quick: bool) -> Workload:
@@ -158,8 +158,8 @@ def _embedding(quick: bool) -> Workload:
         _write_family(folder, specs, models, filled=0.75)
 
     def contenders(folder: Path) -> list[Contender]:
-        methods = [("task_arithmetic", ()), ("ties", ("scope=tensor",)), ("ties", ())]
-        merges = [weft(folder, m, models, *p, memory=budget) for budget in BUDGETS for m, p in methods]
+        methods = ("task_arithmetic", "ties")
+        merges = [weft(folder, method, models, memory=budget) for budget in BUDGETS for method in methods]
         return [floor(folder, models), *merges]
 
     title = f"One embedding of {shape[0]:,} x {shape[1]:,}, {specs[0].nbytes / 1e9:.1f} GB: a base and one fine-tune"

@@ -17,8 +17,8 @@ import results  # noqa: E402
 import synthetic  # noqa: E402
 import tables  # noqa: E402
 import targets  # noqa: E402
-from kernels import Cost  # noqa: E402
 
+from kernels import Cost  # noqa: E402
 from weft.checkpoints.opening import open_checkpoint  # noqa: E402
 from weft.kernels.decoding import decoded  # noqa: E402
 from weft.kernels.dtypes import BFLOAT16, FLOAT32  # noqa: E402

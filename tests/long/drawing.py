@@ -217,6 +217,8 @@ def _with_missing(case: Case, rng: Rng) -> Case:
     if any(model.stored_names.values()) and not model.rename:
         return case  # a stray prefix is found only where the names fit otherwise
     kept = {name: tensor for name, tensor in model.tensors.items() if name not in lost}
+    if "re:__" in model.rename and not any("." in name for name in kept):
+        return case  # a change of names that changes none is an error
     lacking = replace(model, tensors=kept, scales={name: s for name, s in model.scales.items() if name in kept})
     return replace(case, models=[lacking if m is model else m for m in case.models], on_missing=policy)
 

@@ -129,6 +129,11 @@ class Adapted(Checkpoint):
         """False: reading again computes again."""
         return False
 
+    @property
+    def is_computed(self) -> bool:
+        """True: codes are decoded, products added."""
+        return True
+
     def close(self) -> None:
         """Close the base and the adapter."""
         self._factors.cache_clear()

@@ -97,6 +97,14 @@ class Checkpoint(ABC):
     def is_resident(self) -> bool:
         """Whether the numbers are in memory already, so that reading again costs nothing."""
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether reading means computing, so that what was read is worth keeping however much else is to be read.
+
+        What lies in a file as it is mostly comes back from the system's memory as fast as from ours.
+        """
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """Release files."""

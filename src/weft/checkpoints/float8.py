@@ -111,6 +111,11 @@ class Dequantized(Checkpoint):
         """False: reading again computes again."""
         return False
 
+    @property
+    def is_computed(self) -> bool:
+        """True: codes are decoded, products added."""
+        return True
+
     def close(self) -> None:
         """Close the inner checkpoint."""
         self._inner.close()

@@ -92,6 +92,11 @@ class Pipeline(Checkpoint):
         """Whether all parts are."""
         return all(part.is_resident for part in self._parts.values())
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether any part is."""
+        return any(part.is_computed for part in self._parts.values())
+
     def close(self) -> None:
         """Close all parts."""
         for part in self._parts.values():

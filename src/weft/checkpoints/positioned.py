@@ -6,6 +6,7 @@ positioned reads and writes at all: there a thread seeks and reads while it hold
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
@@ -81,6 +82,23 @@ def write_at(descriptor: int, view: memoryview, position: int) -> int:
     with _SEEKING[descriptor % len(_SEEKING)]:
         os.lseek(descriptor, position, os.SEEK_SET)
         return os.write(descriptor, view)
+
+
+def begin_writing_back(descriptor: int) -> None:
+    """Ask the system to bring to the disk what was written so far, without waiting for it. Where it can."""
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _BEGIN)
+
+
+def _found(name: str) -> Any:
+    """A function of the system's library, if it is there."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError, TypeError):
+        return None
+
+
+_sync_file_range, _BEGIN = _found("sync_file_range"), 2
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -67,6 +67,11 @@ class Renamed(Checkpoint):
         """As the inner checkpoint."""
         return self._inner.is_resident
 
+    @property
+    def is_computed(self) -> bool:
+        """As the inner checkpoint."""
+        return self._inner.is_computed
+
     def close(self) -> None:
         """Close the inner checkpoint."""
         self._inner.close()

@@ -155,6 +155,11 @@ class Rows(Checkpoint):
         """As the inner checkpoint."""
         return self._inner.is_resident
 
+    @property
+    def is_computed(self) -> bool:
+        """As the inner checkpoint."""
+        return self._inner.is_computed
+
     def close(self) -> None:
         """Close the inner checkpoint."""
         self._inner.close()

@@ -20,7 +20,7 @@ from weft.checkpoints.checkpoint import Array
 from weft.checkpoints.layout import Layout
 from weft.checkpoints.locking import LOCK, busy, is_locked, locked
 from weft.checkpoints.logbook import Logbook, Record, read_records
-from weft.checkpoints.positioned import reserve, write_at
+from weft.checkpoints.positioned import begin_writing_back, reserve, write_at
 from weft.checkpoints.sources import ChangedError
 from weft.checkpoints.swap import OLD, old_path, put, recover, sync, sync_tree
 from weft.errors import InputError, MergeError
@@ -120,6 +120,11 @@ class Staging:
         """Write elements of a tensor, beginning with element `start`. Safe from several threads."""
         descriptor, offset = self._places[name]
         _write_all(descriptor, memoryview(values.data).cast("B"), offset + start * values.itemsize)
+
+    def begin_sync(self) -> None:
+        """Begin to bring what is written to the disk, which has nothing to do while we compute."""
+        for descriptor in self._descriptors:
+            begin_writing_back(descriptor)
 
     def sync(self) -> None:
         """Make what is written survive a power failure."""

@@ -17,7 +17,7 @@ from weft.engine.runner import Runner
 from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
-from weft.engine.work import Copied, Work
+from weft.engine.work import Copied, Work, bytes_per_element
 from weft.kernels.dtypes import FLOAT64, compute_dtype
 
 
@@ -54,10 +54,10 @@ def execute(
     together, alone = _scopes([work for work in plan.works if work.spec.size and work not in set(masks)])
     for works in together:
         run.scope(works, Runner(budget.threads))
-    for work in alone:
-        if work.spec.size > budget.tile:
-            run.scope([work], Runner(budget.threads))
-    run.side_by_side([work for work in alone if work.spec.size <= budget.tile])
+    large = [work for work in alone if run.is_large(work)]
+    for work in large:
+        run.scope([work], Runner(budget.threads))
+    run.side_by_side([work for work in alone if not run.is_large(work)])
     run.copies(plan.copies)
     return journal.noticed()
 
@@ -78,10 +78,15 @@ class _Execution:
     journal: Journal
     masks: list[Work] = field(default_factory=list)
 
+    def is_large(self, work: Work) -> bool:
+        """Whether all threads work on this tensor together, as the inputs of several would not fit into memory."""
+        held = work.spec.size * bytes_per_element(work)
+        return work.spec.size > self.budget.tile and held * 2 * self.budget.threads > self.residency.limit
+
     def scope(self, works: Sequence[Work], runner: Runner) -> None:
         """Statistics, then the map; once more without the tensors that turn out to be masks."""
         while works and not self._is_written(works):
-            reader = Reader(self.residency, self.progress)
+            reader = Reader(self.residency, self.progress, keeps_files=self._is_held(works))
             watch = Watch(self.on_nonfinite, self.journal)
             scope = Scope(works, reader, runner, self.budget.tile, watch, self.journal)
             try:
@@ -91,6 +96,10 @@ class _Execution:
                 works = self._without(works, found.works)
             finally:
                 reader.release()
+
+    def _is_held(self, works: Sequence[Work]) -> bool:
+        """Whether all input of a scope is kept between its passes: for one tensor that fits."""
+        return len(works) == 1 and works[0].spec.size * bytes_per_element(works[0]) <= self.residency.limit
 
     def _is_written(self, works: Sequence[Work]) -> bool:
         if any(True for work in works for _ in self.journal.left(work.spec.name, 0, work.spec.size)):
@@ -108,7 +117,7 @@ class _Execution:
         return others if shared else []
 
     def side_by_side(self, works: Sequence[Work]) -> None:
-        """Tensors of one tile that stand alone: each whole on one thread, many at once."""
+        """Tensors that stand alone: each whole on one thread, many at once."""
         one = Runner(1)
         Runner(self.budget.threads).run(works, lambda: None, lambda _, work: self.scope([work], one))
 

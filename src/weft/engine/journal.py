@@ -23,6 +23,9 @@ _INTERVAL = 0.25
 _SYNC_INTERVAL = 20.0
 """Seconds between two syncs, in which work is done that a power failure may undo."""
 
+_BEGIN_INTERVAL = 0.3
+"""Seconds between two requests to the system to begin writing."""
+
 Tally = Mapping[str, int]
 """How often something worth telling happened, by its text, in which `{count}` stands for how often."""
 
@@ -113,13 +116,18 @@ class Journal:
         return tuple(text.replace("{count}", f"{count:,}") for text, count in told)
 
     @contextmanager
-    def synced_at_intervals(self, sync: Callable[[], None]) -> Iterator[None]:
-        """Sync the output, by calling `sync`, and the journal every now and then while the merge runs."""
+    def synced_at_intervals(self, begin: Callable[[], None], sync: Callable[[], None]) -> Iterator[None]:
+        """Sync output and journal every now and then while the merge runs.
+
+        Args:
+            begin: begins to bring the output to the disk.
+            sync: brings all of it there.
+        """
         if self._logbook is None:
             yield
             return
         stop = threading.Event()
-        thread = threading.Thread(target=self._sync_until, args=(stop, sync), name="weft-sync", daemon=True)
+        thread = threading.Thread(target=self._sync_until, args=(stop, begin, sync), name="weft-sync", daemon=True)
         thread.start()
         try:
             yield
@@ -129,8 +137,13 @@ class Journal:
             with self._lock:
                 self._flush()
 
-    def _sync_until(self, stop: threading.Event, sync: Callable[[], None]) -> None:
-        while self._logbook is not None and not stop.wait(_SYNC_INTERVAL):
+    def _sync_until(self, stop: threading.Event, begin: Callable[[], None], sync: Callable[[], None]) -> None:
+        synced = time.monotonic()
+        while self._logbook is not None and not stop.wait(min(_BEGIN_INTERVAL, _SYNC_INTERVAL)):
+            begin()
+            if time.monotonic() - synced < _SYNC_INTERVAL:
+                continue
+            synced = time.monotonic()
             with self._lock:
                 self._flush()
                 entries = self._entries

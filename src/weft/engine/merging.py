@@ -239,7 +239,7 @@ def _run(
         progress.continued(job.share_done)
     with staging(job.target, job.layout, job.identity, job.restart) as area:
         journal = Journal(area.logbook, area.folder / "statistics" if area.logbook else None)
-        with journal.synced_at_intervals(area.sync):
+        with journal.synced_at_intervals(area.begin_sync, area.sync):
             notes = execute(job.plan, job.budget, area, progress, recipe.on_nonfinite, journal)
         _warn(notes, progress)
         progress.phase("writing to disk", 0)

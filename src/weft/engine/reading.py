@@ -18,24 +18,38 @@ _Place = tuple[int, str, int, int]
 
 
 class Residency:
-    """How many bytes of input are held between passes, over all that runs at once."""
+    """Memory for input that is held between passes, over all that runs at once.
+
+    What is given back is used again for the next that asks for as much: memory that is new to the process costs as
+    much as reading into it.
+
+    Args:
+        limit: bytes.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._left = limit
+        self._free: dict[int, list[Array]] = {}
         self._lock = Lock()
 
-    def take(self, count: int) -> bool:
-        """Ask to hold so many bytes more."""
+    def take(self, count: int) -> Array | None:
+        """Memory for so many bytes, if there is so much left."""
         with self._lock:
+            if free := self._free.get(count):
+                return free.pop()
             if count > self._left:
-                return False
+                self._left += sum(size * len(arrays) for size, arrays in self._free.items())
+                self._free.clear()
+            if count > self._left:
+                return None
             self._left -= count
-            return True
+        return np.empty(count, np.uint8)
 
-    def give(self, count: int) -> None:
-        """Let go of them."""
+    def give(self, memory: Array) -> None:
+        """Let go of it."""
         with self._lock:
-            self._left += count
+            self._free.setdefault(memory.nbytes, []).append(memory)
 
 
 class Reader:
@@ -44,12 +58,15 @@ class Reader:
     Args:
         residency: who allows keeping.
         progress: is told of bytes that were looked at.
+        keeps_files: whether to keep what lies in files as it is, too, and not only what must be computed.
     """
 
-    def __init__(self, residency: Residency, progress: Progress) -> None:
+    def __init__(self, residency: Residency, progress: Progress, keeps_files: bool = True) -> None:
         self._residency = residency
         self._progress = progress
+        self._keeps_files = keeps_files
         self._kept: dict[_Place, Array] = {}
+        self._memory: list[Array] = []
 
     def read(self, operand: Operand, start: int, stop: int, buffer: Callable[[int], Array], keep: bool) -> Array:
         """A range of one tensor.
@@ -67,12 +84,16 @@ class Reader:
         kept = self._kept.get(place)
         if kept is not None:
             return kept
-        retain = keep and not operand.checkpoint.is_resident and self._residency.take(size)
-        memory = np.empty(size, np.uint8) if retain else buffer(size)
-        values = operand.checkpoint.read(operand.spec.name, start, stop, memory)
-        if retain:
+        memory = self._residency.take(size) if keep and self._keeps(operand) else None
+        values = operand.checkpoint.read(operand.spec.name, start, stop, buffer(size) if memory is None else memory)
+        if memory is not None:
             self._kept[place] = values
+            self._memory.append(memory)
         return values
+
+    def _keeps(self, operand: Operand) -> bool:
+        checkpoint = operand.checkpoint
+        return not checkpoint.is_resident and (self._keeps_files or checkpoint.is_computed)
 
     def pass_over(self, count: int) -> None:
         """So many bytes need not be looked at."""
@@ -80,9 +101,9 @@ class Reader:
 
     def release(self) -> None:
         """Forget what was kept."""
-        for values in self._kept.values():
-            self._residency.give(values.nbytes)
         self._kept.clear()
+        while self._memory:
+            self._residency.give(self._memory.pop())
 
 
 class TileInputs:

@@ -26,10 +26,10 @@ from weft.kernels.element import Scalar
 from weft.kernels.folds import BLOCK, block_sums
 from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tables
 
-_SAMPLED = 1 << 19
+_SAMPLED = 1 << 20
 """Parameters from which on a sample is taken before a search."""
 
-_STRETCH, _SAMPLE_OF, _LEAST_SAMPLE, _LARGEST_SAMPLE = 4096, 32, 1 << 15, 1 << 22
+_STRETCH, _SAMPLE_OF, _LEAST_SAMPLE, _LARGEST_SAMPLE = 8192, 32, 1 << 16, 1 << 22
 """A sample is taken in stretches, and is one of so many parameters, but for small and large ones of all models."""
 
 Slot = int | None
