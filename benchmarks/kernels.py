@@ -14,7 +14,8 @@ import numpy as np
 from weft.algorithms.registry import METHODS
 from weft.kernels.compiler import Input, Loop, compiled, packed
 from weft.kernels.dtypes import BFLOAT16, FLOAT32
-from weft.kernels.folds import BINS, BLOCK, block_sums, count_digits
+from weft.kernels.folds import BLOCK, block_sums
+from weft.kernels.selection import RankSelection
 
 MODELS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)
 TILE = 16 * BLOCK
@@ -43,9 +44,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Steps:
-    """Nanoseconds per element of steps that statistics take."""
+    """Nanoseconds per element of steps that statistics take.
 
-    digit: float
+    Attributes:
+        rank: one round of the search for a magnitude of given rank.
+        sum: adding up.
+    """
+
+    rank: float
     sum: float
 
 
@@ -82,9 +88,10 @@ def steps() -> Steps:
     """Of the folds, over magnitudes as bfloat16 fine-tunes have them: few values, and many ties."""
     rng = np.random.default_rng(0)
     magnitudes = np.abs(np.round(rng.standard_normal(TILE) * 16) / 2048).astype(np.float32)
-    counts = np.zeros(BINS, np.int64)
-    digit = best(lambda: count_digits(magnitudes.view(np.uint32), 16, 0, counts), TILE)
-    return Steps(digit, best(lambda: block_sums(magnitudes), TILE))
+    search = RankSelection([TILE * 4 // 5], FLOAT32)
+    search.expect(magnitudes.reshape(16, -1), TILE)
+    tables = search.tables()
+    return Steps(best(lambda: search.add(magnitudes, tables), TILE), best(lambda: block_sums(magnitudes), TILE))
 
 
 def best(run: Callable[[], object], elements: int, rounds: int = 15) -> float:
@@ -104,7 +111,7 @@ def main() -> None:
         per = f"{found.cached:5.2f} ns per element and input in the cache, {found.tile:5.2f} over the engine's tiles"
         print(f"{found.method:16} {found.models:2} models: {per}", flush=True)
     taken = steps()
-    print(f"count a digit: {taken.digit:.2f} ns per element; sum: {taken.sum:.2f}")
+    print(f"a round of the search for a rank: {taken.rank:.2f} ns per element; a sum: {taken.sum:.2f}")
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def _targets_text(results: Results) -> str:
 def _kernels_text(results: Results) -> str:
     text = kernels_table(results).markdown()
     if results.steps:
-        text += f"\n\nCounting one digit of a magnitude takes {results.steps.digit:.2f} ns per element, a sum "
-        text += f"{results.steps.sum:.2f}."
+        rank, total = results.steps.rank, results.steps.sum
+        text += f"\n\nA round of the search for the trim threshold takes {rank:.2f} ns per element, a sum {total:.2f}."
     return text
 
 

@@ -17,8 +17,12 @@ from weft.engine.runner import Runner
 from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
-from weft.engine.work import Copied, Work, bytes_per_element
+from weft.engine.work import Copied, Work
 from weft.kernels.dtypes import FLOAT64, compute_dtype
+
+
+_LARGE = 16
+"""Tiles of a tensor that is shared among the threads even if it stands alone."""
 
 
 def execute(
@@ -79,14 +83,13 @@ class _Execution:
     masks: list[Work] = field(default_factory=list)
 
     def is_large(self, work: Work) -> bool:
-        """Whether all threads work on this tensor together, as the inputs of several would not fit into memory."""
-        held = work.spec.size * bytes_per_element(work)
-        return work.spec.size > self.budget.tile and held * 2 * self.budget.threads > self.residency.limit
+        """Whether all threads work on this tensor together, so that none is left with it while the others are done."""
+        return work.spec.size > _LARGE * self.budget.tile
 
     def scope(self, works: Sequence[Work], runner: Runner) -> None:
         """Statistics, then the map; once more without the tensors that turn out to be masks."""
         while works and not self._is_written(works):
-            reader = Reader(self.residency, self.progress, keeps_files=self._is_held(works))
+            reader = Reader(self.residency, self.progress)
             watch = Watch(self.on_nonfinite, self.journal)
             scope = Scope(works, reader, runner, self.budget.tile, watch, self.journal)
             try:
@@ -96,10 +99,6 @@ class _Execution:
                 works = self._without(works, found.works)
             finally:
                 reader.release()
-
-    def _is_held(self, works: Sequence[Work]) -> bool:
-        """Whether all input of a scope is kept between its passes: for one tensor that fits."""
-        return len(works) == 1 and works[0].spec.size * bytes_per_element(works[0]) <= self.residency.limit
 
     def _is_written(self, works: Sequence[Work]) -> bool:
         if any(True for work in works for _ in self.journal.left(work.spec.name, 0, work.spec.size)):
@@ -145,18 +144,22 @@ def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:
     """
     groups: dict[object, list[Work]] = {}
     alone: list[Work] = []
+    asked: dict[object, set[str]] = {}
+    for work in works:
+        names = (name for statistic in work.program.statistics for name in arguments(statistic.expression))
+        asked.setdefault(type(work.method), set()).update(names)
     for work in works:
         if work.program.statistics and not work.program.whole_model:
             alone.append(work)
         else:
-            key = (type(work.method), work.program.whole_model, work.program.note, _asked_files(work))
+            files = _asked_files(work, asked[type(work.method)])
+            key = (type(work.method), work.program.whole_model, work.program.note, files)
             groups.setdefault(key, []).append(work)
     return [_in_one_precision(group) for group in groups.values()], alone
 
 
-def _asked_files(work: Work) -> tuple[object, ...]:
-    """The files beside the checkpoints that its statistics are about: another file is another statistic."""
-    asked = {name for statistic in work.program.statistics for name in arguments(statistic.expression)}
+def _asked_files(work: Work, asked: set[str]) -> tuple[object, ...]:
+    """The files beside the checkpoints that statistics of its method are about: another file is another statistic."""
     sources = [work.program.auxiliary[name] for name in sorted(asked & work.program.auxiliary.keys())]
     every = [one for source in sources for one in (source if isinstance(source, tuple) else (source,))]
     return tuple(str(one) if isinstance(one, (str, os.PathLike)) else id(one) for one in every)

@@ -41,7 +41,7 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
         inputs = TileInputs(scope.reader, tile, buffers, keep=False, watch=scope.watch)
         out = buffers.typed("output", tile.size, tile.item.spec.dtype.storage)
         tally = _noted(tile.item, bound[tile.item](inputs, tile.start, out))
-        if tile.item.spec.name.endswith(_VARIANCES) and (clamped := _clamp(out)):
+        if tile.item.method and tile.item.spec.name.endswith(_VARIANCES) and (clamped := _clamp(out)):
             tally[_CLAMPED] = clamped
         _write(sink, tile, out, progress)
         if scope.watch.vouches():

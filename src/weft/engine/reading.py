@@ -1,4 +1,8 @@
-"""Reading tiles, and keeping those that the next pass will want as far as the memory allows."""
+"""Reading tiles, and keeping those that the next pass will want, if they took computing, as far as memory allows.
+
+What lies in a file as it is is read again: it comes from the system's memory into a tile that is still in the
+processor's cache, which is as fast as looking at a copy of our own, and leaves memory to others.
+"""
 
 from __future__ import annotations
 
@@ -58,13 +62,11 @@ class Reader:
     Args:
         residency: who allows keeping.
         progress: is told of bytes that were looked at.
-        keeps_files: whether to keep what lies in files as it is, too, and not only what must be computed.
     """
 
-    def __init__(self, residency: Residency, progress: Progress, keeps_files: bool = True) -> None:
+    def __init__(self, residency: Residency, progress: Progress) -> None:
         self._residency = residency
         self._progress = progress
-        self._keeps_files = keeps_files
         self._kept: dict[_Place, Array] = {}
         self._memory: list[Array] = []
 
@@ -84,16 +86,12 @@ class Reader:
         kept = self._kept.get(place)
         if kept is not None:
             return kept
-        memory = self._residency.take(size) if keep and self._keeps(operand) else None
+        memory = self._residency.take(size) if keep and operand.checkpoint.is_computed else None
         values = operand.checkpoint.read(operand.spec.name, start, stop, buffer(size) if memory is None else memory)
         if memory is not None:
             self._kept[place] = values
             self._memory.append(memory)
         return values
-
-    def _keeps(self, operand: Operand) -> bool:
-        checkpoint = operand.checkpoint
-        return not checkpoint.is_resident and (self._keeps_files or checkpoint.is_computed)
 
     def pass_over(self, count: int) -> None:
         """So many bytes need not be looked at."""
