@@ -4,10 +4,12 @@ Run as a program, it takes a request as JSON on standard input and prints what c
 
     {"folder": ..., "scenario": "ties", "variant": "new", "eager": true, "kinds": ["half"], "step": 7, "offset": 3}
 
-From the first call of the operating system to the last, or from the first millisecond to `last`, it strikes at every
-seventh. For every strike a copy of the process begins the merge and is struck at that call; what lies in the output's
-place is looked at; then another copy gives the same command, undisturbed, and the output is compared with the expected
-bytes.
+From the first call of the operating system to the last, or to `last`, it strikes at every seventh. For every strike a
+copy of the process begins the merge and is struck at that call; what lies in the output's place is looked at; then
+another copy gives the same command, undisturbed, and the output is compared with the expected bytes.
+
+Kind `clock` strikes at a time instead, in steps of `tick` milliseconds. With `twice`, the copy that goes on is struck
+too, at some other call, and a third one ends it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -37,6 +40,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "ties-tensor": {"method": "ties", "parameters": {"density": 0.3, "scope": "tensor"}},
     "linear": {"method": "linear"},
     "masks": {"method": "linear"},
+    "masks-ties": {"method": "ties", "parameters": {"density": 0.3}},
 }
 VARIANTS = ("new", "overwrite", "two-steps", "file")
 """A new folder; one in the place of an older; the same where the system cannot exchange two; one file."""
@@ -68,9 +72,9 @@ def _save(model: dict[str, Any], folder: Path) -> None:
 
 def merge(folder: Path, scenario: str, target: Path, overwrite: bool) -> weft.Report:
     """One merge of a scenario."""
-    place = folder / ("masked" if scenario == "masks" else "plain")
+    place = folder / ("masked" if scenario.startswith("masks") else "plain")
     recipe = {**SCENARIOS[scenario], "models": [str(place / name) for name in ("one", "two", "three")]}
-    if scenario.startswith("ties"):
+    if SCENARIOS[scenario]["method"] == "ties":
         recipe["base"] = str(place / "base")
     recipe["output"] = {"shard_size": "200kB"}
     return weft.merge_to(recipe, target, overwrite=overwrite, workers=2)
@@ -83,7 +87,7 @@ def digest(place: Path) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest() if told else ""
 
 
-def in_a_copy(work: Callable[[], Any], milliseconds: int = 0) -> dict[str, Any]:
+def in_a_copy(work: Callable[[], Any], milliseconds: float = 0) -> dict[str, Any]:
     """Do something in a copy of this process, killed after so many milliseconds; how it ended and what it said."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -115,11 +119,17 @@ class Arena:
         scenario: what is merged.
         variant: how it is put in its place.
         eager: keep the journal after every tile, instead of a few times a second.
+        tick: milliseconds of one step of the clock.
+        twice: whether to strike a second time, at the merge that goes on.
     """
 
-    def __init__(self, folder: Path, scenario: str, variant: str, eager: bool) -> None:
+    def __init__(
+        self, folder: Path, scenario: str, variant: str, eager: bool, tick: float = 1.0, twice: bool = False
+    ) -> None:
         self._folder = folder
         self._scenario = scenario
+        self._tick = tick
+        self._twice = twice
         self._overwrites = variant in ("overwrite", "two-steps")
         self._target = folder / "outputs" / ("merged.safetensors" if variant == "file" else "merged")
         if eager:
@@ -129,10 +139,16 @@ class Arena:
             swap._exchanged = lambda *_: False
         settings._LONGEST_TILE = settings.BLOCK
         self._old = self._new = ""
+        self._warm()
         self._reset()
         self.calls = len(in_a_copy(lambda: self._logged())["said"])
         self._new = digest(self._target)
         assert self._new
+
+    def _warm(self) -> None:
+        """Load what is compiled, so that copies of this process need not: an idle merge syncs, and does little else."""
+        merge(self._folder, self._scenario, self._folder / "warm" / self._target.name, False)
+        shutil.rmtree(self._folder / "warm")
 
     def _logged(self) -> list[str]:
         with faulty(Layer()) as layer:
@@ -150,34 +166,51 @@ class Arena:
             self._old = digest(self._target)
 
     def strike(self, call: int, kind: str) -> dict[str, Any]:
-        """Strike once, look, go on, compare."""
+        """Strike once or twice, look each time, go on, compare."""
         self._reset()
-        milliseconds = call if kind == "clock" else 0
+        milliseconds = call * self._tick if kind == "clock" else 0
         struck = in_a_copy(lambda: self._struck(Layer(call, kind, seed=call)), milliseconds)
-        between = digest(self._target)
-        if between == self._new and not (staging_path(self._target) / "journal").exists():
-            return {"call": call, "kind": kind, "struck": ""}  # it was through before it was struck
+        if self._is_through():
+            return {"call": call, "kind": kind, "struck": ""}  # before it was struck
+        is_whole = self._is_whole()
+        again = ""
+        if self._twice:
+            at = random.Random(call).randint(1, self.calls)
+            again = f"{at}: {in_a_copy(lambda: self._struck(Layer(at, kind, seed=-call), kind))['said']}"
+            is_whole = is_whole and self._is_whole()
         went_on = in_a_copy(lambda: self._went_on(kind))
         return {
             "call": call,
             "kind": kind,
             "struck": struck["said"],
-            "whole": between in ((self._old, self._new) if self._overwrites else ("", self._new))
-            or (between == "" and swap.old_path(self._target).exists()),
+            "again": again,
+            "whole": is_whole,
             "went_on": went_on["ok"],
             "continued": went_on["said"],
             "same": digest(self._target) == self._new,
             "left": [path.name for path in self._target.parent.iterdir() if path != self._target],
         }
 
-    def _struck(self, layer: Layer) -> list[str]:
+    def _is_through(self) -> bool:
+        return digest(self._target) == self._new and not (staging_path(self._target) / "journal").exists()
+
+    def _is_whole(self) -> bool:
+        """Whether the old output or the new one is there in full; or neither, if there was none, or it is put aside."""
+        between = digest(self._target)
+        if not between and self._overwrites:
+            return digest(swap.old_path(self._target)) == self._old
+        return between in (self._old, self._new)
+
+    def _struck(self, layer: Layer, before: str = "") -> list[str]:
+        if before == "power":
+            journal._boot = lambda: "another"
         with faulty(layer):
             self._merge()
         return layer.log
 
     def _went_on(self, kind: str) -> bool:
         if kind == "power":
-            journal._boot = lambda: "another"
+            journal._boot = lambda: "yet another"
         return self._merge()
 
 
@@ -187,7 +220,14 @@ def main() -> None:
     folder = Path(request["folder"])
     if not (folder / "plain").exists():
         build(folder)
-    arena = Arena(folder, request["scenario"], request["variant"], request["eager"])
+    arena = Arena(
+        folder,
+        request["scenario"],
+        request["variant"],
+        request["eager"],
+        request.get("tick", 1.0),
+        request.get("twice", False),
+    )
     last = request.get("last") or arena.calls
     every = [(call, kind) for call in range(1, last + 1) for kind in request["kinds"]]
     chosen = every[request.get("offset", 0) :: request.get("step", 1)]

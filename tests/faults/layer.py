@@ -35,6 +35,9 @@ class Layer:
         kind: `before`, `after`, `half`, `power`, or the name of an error such as `ENOSPC`.
         seed: for what a power failure takes.
         log: the calls so far.
+
+    A power failure takes most of the pages that were written since their file was last synced, and may make such a
+    file as short as it was then. Names of files are not lost: what was created, renamed or removed stays so.
     """
 
     strike_at: int = 0
@@ -42,8 +45,8 @@ class Layer:
     seed: int = 0
     log: list[str] = field(default_factory=list)
     _lock: Any = field(default_factory=threading.RLock)
-    _unsynced: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    _ends: dict[str, int] = field(default_factory=dict)
+    _unsynced: dict[str, list[tuple[int, int | None]]] = field(default_factory=dict)
+    _safe: dict[str, int] = field(default_factory=dict)
 
     def call(self, name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """One call of the operating system."""
@@ -61,7 +64,7 @@ class Layer:
             if self.kind == "half" and name in ("write", "pwrite"):
                 real(args[0], bytes(args[1])[: len(args[1]) // 2], *args[2:])
             elif self.kind != "before":
-                real(*args, **options)
+                self._note(name, args, real(*args, **options))
             if self.kind == "power":
                 self._lose()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -69,27 +72,55 @@ class Layer:
 
     def _note(self, name: str, args: tuple[Any, ...], result: Any) -> None:
         """Remember what a power failure could take."""
-        if self.kind != "power" or name not in ("write", "pwrite", "fsync"):
+        if self.kind != "power":
             return
-        path = os.readlink(f"/proc/self/fd/{args[0]}")
         with self._lock:
-            if name == "fsync":
-                self._unsynced.pop(path, None)
-                return
-            start = args[2] if name == "pwrite" else os.lseek(args[0], 0, os.SEEK_CUR) - result
-            self._unsynced.setdefault(path, []).append((start, start + result))
+            if name == "open":
+                self._unsynced[os.fspath(args[0])] = [(0, None)]
+            elif name in ("rename", "replace"):
+                self._move(os.fspath(args[0]), os.fspath(args[1]))
+            elif name in ("write", "pwrite", "fsync"):
+                self._note_file(name, args, result)
+
+    def _note_file(self, name: str, args: tuple[Any, ...], result: Any) -> None:
+        path = os.readlink(f"/proc/self/fd/{args[0]}")
+        if name == "fsync":
+            self._unsynced.pop(path, None)
+            self._safe[path] = os.fstat(args[0]).st_size
+            return
+        start = args[2] if name == "pwrite" else os.lseek(args[0], 0, os.SEEK_CUR) - result
+        self._unsynced.setdefault(path, []).append((start, start + result))
+
+    def _move(self, old: str, new: str) -> None:
+        """What is known of a file or folder holds under its new name."""
+        for known in (self._unsynced, self._safe):
+            for path in [path for path in known if path == old or path.startswith(f"{old}/")]:
+                known[new + path.removeprefix(old)] = known.pop(path)  # type: ignore[index, assignment]
 
     def _lose(self) -> None:
-        """The disk has some of what was not synced, and zeros for the rest."""
+        """The disk has some pages of what was not synced, zeros for the rest; and files may be as short as they were."""
         draw = random.Random(self.seed)
-        for path, ranges in self._unsynced.items():
-            for start, stop in ranges:
-                if draw.random() < 0.7 and os.path.exists(path):
-                    with _REAL_OPEN(path, "r+b") as file:
-                        file.seek(start)
-                        file.write(bytes(stop - start))
+        for path in filter(os.path.isfile, sorted(self._unsynced)):
+            with _REAL_OPEN(path, "r+b") as file:
+                size = file.seek(0, os.SEEK_END)
+                for start, stop in self._unsynced[path]:
+                    for begin, end in _pages(start, size if stop is None else min(stop, size)):
+                        if draw.random() < 0.7:
+                            file.seek(begin)
+                            file.write(bytes(end - begin))
+                if draw.random() < 0.3:
+                    file.truncate(draw.randint(min(self._safe.get(path, 0), size), size))
 
 
+def _pages(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """A range, cut where pages end."""
+    while start < stop:
+        end = min(start // _PAGE * _PAGE + _PAGE, stop)
+        yield start, end
+        start = end
+
+
+_PAGE = 4096
 _REAL_OPEN = builtins.open
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,12 +28,12 @@ class TensorSpec:
     dtype: DType
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes in storage."""
         return self.dtype.nbytes(self.shape)
@@ -81,6 +84,13 @@ class Checkpoint(ABC):
     def stored_dtype(self, name: str) -> DType:
         """The format that an output takes over; not the tensor's own where that is computed on the fly."""
         return self.tensors[name].dtype
+
+    @cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What tells one checkpoint from another without reading its numbers: names, formats, shapes and sizes."""
+        told = [[s.name, s.dtype.code, list(s.shape)] for s in sorted(self.tensors.values(), key=lambda s: s.name)]
+        digest = hashlib.sha256(json.dumps([told, sorted(self.metadata.items())]).encode()).hexdigest()
+        return {"tensors": len(told), "bytes": sum(s.nbytes for s in self.tensors.values()), "header_sha256": digest}
 
     @property
     def notes(self) -> tuple[str, ...]:

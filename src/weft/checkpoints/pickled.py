@@ -23,6 +23,7 @@ from weft.checkpoints.memory import identity, is_torch_tensor, storage
 from weft.checkpoints.pickle_loading import load
 from weft.checkpoints.plain_files import open_file
 from weft.checkpoints.positioned import read_at
+from weft.checkpoints.readahead import ReadAhead
 from weft.checkpoints.safetensors import Stretch
 from weft.checkpoints.sources import SourceFile
 from weft.errors import InputError, listed, shown
@@ -56,6 +57,7 @@ class PickledCheckpoint(Checkpoint):
         self.metadata = MappingProxyType({})
         self._descriptors: list[int] = []
         self._sources: list[SourceFile] = []
+        self._ahead = ReadAhead()
         self._places: dict[str, Stretch | _Held] = {}
         tensors: dict[str, TensorSpec] = {}
         tied: dict[str, str] = {}
@@ -82,7 +84,7 @@ class PickledCheckpoint(Checkpoint):
             dtype, held = _held(name, value, file)
             tensors[name] = TensorSpec(name, dtype, tuple(value.shape))
             offset = None if base is None else held.offset_from(base, os.fstat(descriptor).st_size)
-            self._places[name] = held if offset is None else Stretch(descriptor, file, offset)
+            self._places[name] = held if offset is None else Stretch(descriptor, file, offset, self._ahead)
             if value.numel() and (origin := first.setdefault(identity(value), name)) != name:
                 tied[name] = origin
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.checkpoints.header import read_header
 from weft.checkpoints.plain_files import open_file
-from weft.checkpoints.positioned import read_at
+from weft.checkpoints.readahead import ReadAhead
 from weft.checkpoints.sources import ChangedError, SourceFile
 from weft.errors import InputError, MergeError
 
@@ -20,11 +20,18 @@ INDEX = ".safetensors.index.json"
 
 @dataclass(frozen=True)
 class Stretch:
-    """A tensor whose bytes lie in an open file without a gap, beginning at `offset`."""
+    """A tensor whose bytes lie in an open file without a gap.
+
+    Attributes:
+        descriptor, file: the file, open.
+        offset: its byte at which the tensor begins.
+        ahead: reads small tensors together.
+    """
 
     descriptor: int
     file: Path
     offset: int
+    ahead: ReadAhead
 
     def read(self, spec: TensorSpec, start: int, stop: int, buffer: Array) -> Array:
         """See `Checkpoint.read`; fills the buffer.
@@ -43,7 +50,7 @@ class Stretch:
 
     def _read_into(self, view: memoryview, position: int, name: str) -> int:
         try:
-            count = read_at(self.descriptor, view, position)
+            count = self.ahead.read(self.descriptor, view, position)
         except OSError as error:
             what = f"{self.file}: cannot read tensor {name!r} at byte {position}: {error.strerror}"
             raise MergeError(what) from error
@@ -71,6 +78,7 @@ class SafetensorsCheckpoint(Checkpoint):
         self.stem = stem
         self._descriptors: list[int] = []
         self._sources: list[SourceFile] = []
+        self._ahead = ReadAhead()
         self._places: dict[str, Stretch] = {}
         tensors: dict[str, TensorSpec] = {}
         metadata: dict[str, str] = {}
@@ -97,7 +105,9 @@ class SafetensorsCheckpoint(Checkpoint):
             raise InputError(f"{file}: tensor {name!r} is also in {self._places[name].file}", "keep one of the two")
         tensors.update(header.tensors)
         metadata.update(header.metadata)
-        self._places.update((name, Stretch(descriptor, file, offset)) for name, offset in header.offsets.items())
+        self._places.update(
+            (name, Stretch(descriptor, file, offset, self._ahead)) for name, offset in header.offsets.items()
+        )
 
     def read(self, name: str, start: int, stop: int, buffer: Array) -> Array:
         """See `Checkpoint.read`; fills the buffer."""

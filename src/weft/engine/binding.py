@@ -12,7 +12,7 @@ import numpy as np
 
 from weft.algorithms.method import Note
 from weft.engine.reading import TileInputs
-from weft.engine.work import Key, Operand, Work
+from weft.engine.work import Key, Operand, Signature, Work
 from weft.kernels.compiler import Input, Kernel, Loop, compiled, packed
 from weft.kernels.dtypes import DType
 from weft.kernels.element import Scalar
@@ -42,6 +42,7 @@ def bind(
     values: Values,
     output: DType,
     end: int,
+    compute: DType | None = None,
     model: int | None = None,
     note: Note | None = None,
 ) -> Bound:
@@ -54,28 +55,61 @@ def bind(
         values: the numbers at hand.
         output: how results are stored.
         end: index of the last element of the scope in this tensor, or -1.
+        compute: the precision; the tensor's own if it is not given.
         model: compute it for this model alone: per-model arguments are then its own single values.
         note: what to count.
     """
+    names = tuple((name, len(v) if isinstance(v, tuple) else 0) for name, v in values.items())
+    made_of = (work.signature, work.models, compute or work.compute, function, tuple(functions.items()), names)
+    kind = _kind(*made_of, output, model, note)
+    numbers = {name: _own(values[name], model) for name in kind.names}
+    return Bound(kind.kernel, tuple((key, work.operands[key]) for key in kind.keys), packed(kind.loop, numbers), end)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What tensors that are computed alike have in common.
+
+    Attributes:
+        loop, kernel: the compiled loop.
+        keys: what it reads, in its order.
+        names: the numbers that it takes.
+    """
+
+    loop: Loop
+    kernel: Kernel
+    keys: tuple[Key, ...]
+    names: tuple[str, ...]
+
+
+@cache
+def _kind(
+    signature: Signature,
+    models: int,
+    compute: DType,
+    function: Scalar,
+    functions: tuple[tuple[str, Scalar], ...],
+    values: tuple[tuple[str, int], ...],
+    output: DType,
+    model: int | None,
+    note: Note | None,
+) -> _Kind:
     asked = arguments(function, *([note.happens] if note else []))
-    of_models = (None, *range(work.models)) if model is None else (None, model)
-    keys = [
-        key for key in sorted((*work.operands, *work.constants), key=_order) if key[0] in asked and key[1] in of_models
-    ]
-    inputs = tuple(_input(work, key, model) for key in keys)
-    numbers = {name: _own(value, model) for name, value in values.items() if name in asked}
+    own = [entry for entry in signature if entry[0] in asked and (model is None or entry[1] in (None, model))]
+    own.sort(key=lambda entry: (entry[0], -1 if entry[1] is None else entry[1]))
+    inputs = tuple(Input(name, None if model is not None else of, dtype, number) for name, of, dtype, number in own)
     loop = Loop(
         element=function,
-        functions=tuple((name, f) for name, f in functions.items() if name in asked),
+        functions=tuple((name, f) for name, f in functions if name in asked),
         inputs=inputs,
-        values=tuple((name, len(v) if isinstance(v, tuple) else 0) for name, v in sorted(numbers.items())),
-        models=work.models if model is None else 1,
-        compute=work.compute,
+        values=tuple(sorted((name, count if model is None else 0) for name, count in values if name in asked)),
+        models=models if model is None else 1,
+        compute=compute,
         output=output,
         note=note.happens if note else None,
     )
-    read = tuple((key, work.operands[key]) for key in keys if key in work.operands)
-    return Bound(compiled(loop), read, packed(loop, numbers), end)
+    keys = tuple((name, of) for name, of, dtype, _ in own if dtype is not None)
+    return _Kind(loop, compiled(loop), keys, tuple(name for name, _ in loop.values))
 
 
 def arguments(*functions: Scalar) -> set[str]:
@@ -86,17 +120,6 @@ def arguments(*functions: Scalar) -> set[str]:
 @cache
 def _asked(function: Scalar) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
-
-
-def _order(key: Key) -> tuple[str, int]:
-    return (key[0], -1 if key[1] is None else key[1])
-
-
-def _input(work: Work, key: Key, model: int | None) -> Input:
-    position = None if model is not None else key[1]
-    if key in work.constants:
-        return Input(key[0], position, None, work.constants[key])
-    return Input(key[0], position, work.operands[key].spec.dtype)
 
 
 def _own(value: float | tuple[float, ...], model: int | None) -> float | tuple[float, ...]:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from weft.engine.binding import arguments
+from weft.engine.collector import collector_waits
 from weft.engine.cost import bytes_to_move, bytes_to_move_for
 from weft.engine.journal import Journal
 from weft.engine.mapping import Sink, compute, copy
 from weft.engine.planning import Plan, as_copy
 from weft.engine.progress import Progress
-from weft.engine.reading import Reader, Residency
+from weft.engine.reading import Buffers, Reader, Residency
 from weft.engine.runner import Runner
 from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, settle
@@ -20,11 +21,11 @@ from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
 from weft.engine.work import Copied, Work
 from weft.kernels.dtypes import FLOAT64, compute_dtype
 
-
-_LARGE = 16
+_LARGE = 64
 """Tiles of a tensor that is shared among the threads even if it stands alone."""
 
 
+@collector_waits()
 def execute(
     plan: Plan,
     budget: Budget,
@@ -86,12 +87,18 @@ class _Execution:
         """Whether all threads work on this tensor together, so that none is left with it while the others are done."""
         return work.spec.size > _LARGE * self.budget.tile
 
-    def scope(self, works: Sequence[Work], runner: Runner) -> None:
-        """Statistics, then the map; once more without the tensors that turn out to be masks."""
+    def scope(self, works: Sequence[Work], runner: Runner, memory: Buffers | None = None) -> None:
+        """Statistics, then the map; once more without the tensors that turn out to be masks.
+
+        Args:
+            works: the tensors that share statistics.
+            runner: by how many threads.
+            memory: that of the thread, if it is one.
+        """
         while works and not self._is_written(works):
             reader = Reader(self.residency, self.progress)
             watch = Watch(self.on_nonfinite, self.journal)
-            scope = Scope(works, reader, runner, self.budget.tile, watch, self.journal)
+            scope = Scope(works, reader, runner, self.budget.tile, watch, self.journal, memory)
             try:
                 compute(scope, settle(scope), self.sink, self.progress)
                 return
@@ -118,7 +125,11 @@ class _Execution:
     def side_by_side(self, works: Sequence[Work]) -> None:
         """Tensors that stand alone: each whole on one thread, many at once."""
         one = Runner(1)
-        Runner(self.budget.threads).run(works, lambda: None, lambda _, work: self.scope([work], one))
+
+        def step(memory: Buffers, work: Work) -> None:
+            self.scope([work], one, memory)
+
+        Runner(self.budget.threads).run(works, Buffers, step, size=lambda work: work.spec.size)
 
     def copies(self, copies: Sequence[Copied]) -> None:
         """Tensors that are taken as they are."""

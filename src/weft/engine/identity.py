@@ -13,7 +13,7 @@ from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.layout import Layout
 from weft.checkpoints.staging import Identity
 from weft.engine.inputs import Inputs
-from weft.engine.record import fingerprint, recipe_text
+from weft.engine.record import recipe_text
 from weft.recipes.schema import Recipe
 from weft.version import __version__
 
@@ -41,7 +41,7 @@ def identity(recipe: Recipe, inputs: Inputs, layout: Layout) -> Identity | None:
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     files = {str(file.path): [file.size, file.mtime_ns] for file in checkpoint.sources}
-    return {"files": files, "header": fingerprint(checkpoint)["header_sha256"]}
+    return {"files": files, "header": checkpoint.fingerprint["header_sha256"]}
 
 
 def _digest(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +11,7 @@ from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, bind
 from weft.engine.journal import Journal
 from weft.engine.progress import Progress
-from weft.engine.reading import Buffers, Reader, TileInputs
+from weft.engine.reading import Buffers, Reader
 from weft.engine.runner import Runner
 from weft.engine.statistics import Scope
 from weft.engine.work import Copied, Item, Tile, Work, bytes_per_element, tiles
@@ -38,16 +37,17 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
     bound = {work: _bind(scope, work, values[work]) for work in scope.works}
 
     def step(buffers: Buffers, tile: Tile[Work]) -> None:
-        inputs = TileInputs(scope.reader, tile, buffers, keep=False, watch=scope.watch)
+        inputs = scope.inputs(tile, buffers, keep=False)
         out = buffers.typed("output", tile.size, tile.item.spec.dtype.storage)
         tally = _noted(tile.item, bound[tile.item](inputs, tile.start, out))
         if tile.item.method and tile.item.spec.name.endswith(_VARIANCES) and (clamped := _clamp(out)):
             tally[_CLAMPED] = clamped
+        inputs.finish()
         _write(sink, tile, out, progress)
         if scope.watch.vouches():
             scope.journal.wrote(tile.item.spec.name, tile.start, tile.stop, tally)
 
-    scope.runner.run(_left(scope.tiles(), scope.journal, progress), Buffers, step)
+    scope.runner.run(_left(scope.tiles(), scope.journal, progress), scope.buffers, step, size=_size)
     scope.watch.finish_pass()
 
 
@@ -89,11 +89,17 @@ def copy(
     """Copy the tensors whose bytes are taken as they are, as far as an earlier run left them to be copied."""
 
     def step(buffers: Buffers, tile: Tile[Copied]) -> None:
-        room = partial(buffers.of, "copied")
-        _write(sink, tile, reader.read(tile.item.operand, tile.start, tile.stop, room, keep=False), progress)
+        values = reader.read(tile.item.operand, tile.start, tile.stop, buffers, "copied", keep=False)
+        reader.looked_at(values.nbytes)
+        _write(sink, tile, values, progress)
         journal.wrote(tile.item.spec.name, tile.start, tile.stop, {})
 
-    runner.run(_left((tile for item in copies for tile in tiles(item, length)), journal, progress), Buffers, step)
+    every = (tile for item in copies for tile in tiles(item, length))
+    runner.run(_left(every, journal, progress), Buffers, step, size=_size)
+
+
+def _size(tile: Tile[Any]) -> int:
+    return tile.size
 
 
 def _write(sink: Sink, tile: Tile[Any], values: Array, progress: Progress) -> None:

@@ -6,8 +6,6 @@ processor's cache, which is as fast as looking at a copy of our own, and leaves 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -70,31 +68,34 @@ class Reader:
         self._kept: dict[_Place, Array] = {}
         self._memory: list[Array] = []
 
-    def read(self, operand: Operand, start: int, stop: int, buffer: Callable[[int], Array], keep: bool) -> Array:
+    def read(self, operand: Operand, start: int, stop: int, buffers: Buffers, purpose: Any, keep: bool) -> Array:
         """A range of one tensor.
 
         Args:
             operand: which tensor.
             start: first element.
             stop: one past the last.
-            buffer: memory of a size that the range may be read into, and that will be used again.
+            buffers: the thread's own memory, which may be read into.
+            purpose: what it is for.
             keep: whether a later pass will want it again.
         """
         size = (stop - start) * operand.spec.dtype.itemsize
-        self._progress.advance(size)
+        if not operand.checkpoint.is_computed:
+            return operand.checkpoint.read(operand.spec.name, start, stop, buffers.of(purpose, size))
         place = (id(operand.checkpoint), operand.spec.name, start, stop)
         kept = self._kept.get(place)
         if kept is not None:
             return kept
-        memory = self._residency.take(size) if keep and operand.checkpoint.is_computed else None
-        values = operand.checkpoint.read(operand.spec.name, start, stop, buffer(size) if memory is None else memory)
+        memory = self._residency.take(size) if keep else None
+        room = buffers.of(purpose, size) if memory is None else memory
+        values = operand.checkpoint.read(operand.spec.name, start, stop, room)
         if memory is not None:
             self._kept[place] = values
             self._memory.append(memory)
         return values
 
-    def pass_over(self, count: int) -> None:
-        """So many bytes need not be looked at."""
+    def looked_at(self, count: int) -> None:
+        """So many bytes were looked at, or need not be."""
         self._progress.advance(count)
 
     def release(self) -> None:
@@ -125,11 +126,16 @@ class TileInputs:
 
     def __call__(self, key: Key, operand: Operand) -> Array:
         """The range of this tile of the operand that goes by this key."""
-        if key not in self._arrays:
-            room = partial(self._buffers.of, key)
-            self._arrays[key] = self._reader.read(operand, self._tile.start, self._tile.stop, room, self._keep)
-            self._watch.look(self._tile.item, key, operand, self._arrays[key])
-        return self._arrays[key]
+        values = self._arrays.get(key)
+        if values is None:
+            values = self._reader.read(operand, self._tile.start, self._tile.stop, self._buffers, key, self._keep)
+            self._arrays[key] = values
+            self._watch.look(self._tile.item, key, operand, values)
+        return values
+
+    def finish(self) -> None:
+        """One pass over the tile is done."""
+        self._reader.looked_at(sum(values.nbytes for values in self._arrays.values()))
 
 
 class Buffers:

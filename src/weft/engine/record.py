@@ -14,7 +14,6 @@ import yaml
 
 from weft.algorithms.method import Tensors
 from weft.algorithms.registry import method
-from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.companions import library_of
 from weft.checkpoints.layout import Layout
 from weft.engine.inputs import Inputs
@@ -139,7 +138,7 @@ def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[st
 def fingerprints(inputs: Inputs) -> dict[str, dict[str, Any]]:
     """What tells these checkpoints from others, by the names that messages give them."""
     beside = ((checkpoint.label, checkpoint) for checkpoint in inputs.auxiliaries() if checkpoint.path is None)
-    told = {label: fingerprint(checkpoint) for label, checkpoint in (*inputs.all(), *beside)}
+    told = {label: dict(checkpoint.fingerprint) for label, checkpoint in (*inputs.all(), *beside)}
     for label, fetched in inputs.fetched.items():
         told.setdefault(label, {})
         told[label] |= {"hub": fetched.name, "commit": fetched.commit}
@@ -153,13 +152,6 @@ def _environment() -> Iterator[tuple[str, str]]:
     yield "platform", f"{platform.system()} {platform.machine()}"
     for package in ("numpy", "numba", "llvmlite"):
         yield package, version(package)
-
-
-def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What tells one checkpoint from another without reading its numbers: names, formats, shapes and file sizes."""
-    told = [[s.name, s.dtype.code, list(s.shape)] for s in sorted(checkpoint.tensors.values(), key=lambda s: s.name)]
-    digest = hashlib.sha256(json.dumps([told, sorted(checkpoint.metadata.items())]).encode()).hexdigest()
-    return {"tensors": len(told), "bytes": sum(s.nbytes for s in checkpoint.tensors.values()), "header_sha256": digest}
 
 
 def _outputs(folder: Path, layout: Layout, hashes: bool) -> Iterator[tuple[str, dict[str, Any]]]:

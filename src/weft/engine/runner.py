@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event, Lock
 from typing import TypeVar
 
 Task = TypeVar("Task")
 State = TypeVar("State")
+
+_BATCH = 1 << 17
+"""Size of tasks that are given to a thread at once."""
 
 
 class Runner:
@@ -22,7 +25,11 @@ class Runner:
         self._threads = threads
 
     def run(
-        self, tasks: Iterable[Task], start: Callable[[], State], step: Callable[[State, Task], None]
+        self,
+        tasks: Iterable[Task],
+        start: Callable[[], State],
+        step: Callable[[State, Task], None],
+        size: Callable[[Task], int] | None = None,
     ) -> list[State]:
         """Work through the tasks.
 
@@ -30,6 +37,7 @@ class Runner:
             tasks: consumed lazily, by one thread at a time.
             start: makes the state of a thread.
             step: does one task.
+            size: how large a task is; small ones are given to a thread several at a time.
 
         Returns:
             The states, in no particular order. What is computed must not depend on which thread did what.
@@ -37,7 +45,7 @@ class Runner:
         Raises:
             Exception: the first that a step raised; the other threads stop after their current task.
         """
-        queue = iter(tasks)
+        queue = _batches(tasks, size) if size else ([task] for task in tasks)
         lock, stop = Lock(), Event()
         states = [start() for _ in range(self._threads)]
 
@@ -45,10 +53,11 @@ class Runner:
             try:
                 while not stop.is_set():
                     with lock:
-                        task = next(queue, stop)
-                    if isinstance(task, Event):
+                        batch = next(queue, None)
+                    if batch is None:
                         return
-                    step(state, task)
+                    for task in batch:
+                        step(state, task)
             except BaseException:
                 stop.set()
                 raise
@@ -65,3 +74,17 @@ class Runner:
             for future in futures:
                 future.result()
         return states
+
+
+def _batches(tasks: Iterable[Task], size: Callable[[Task], int]) -> Iterator[list[Task]]:
+    """Tasks that follow each other, as many as are together large enough."""
+    batch: list[Task] = []
+    total = 0
+    for task in tasks:
+        batch.append(task)
+        total += size(task)
+        if total >= _BATCH:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,7 @@ class Scope:
         tile: elements of a tile.
         watch: examines the inputs.
         journal: remembers what is settled.
+        memory: that of the one thread that all of it runs on; None if there are several.
     """
 
     works: Sequence[Work]
@@ -54,6 +55,7 @@ class Scope:
     tile: int
     watch: Watch
     journal: Journal
+    memory: Buffers | None = None
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
@@ -80,6 +82,21 @@ class Scope:
     @cached_property
     def _last(self) -> Work:
         return max(self.works, key=lambda work: min((work.spec.name, *work.aliases)))
+
+    def buffers(self) -> Buffers:
+        """Memory for a thread."""
+        return Buffers() if self.memory is None else self.memory
+
+    def inputs(self, tile: Tile[Work], buffers: Buffers, keep: bool) -> TileInputs:
+        """What is read of a tile. Of a scope of one tile all is read once, whatever the number of passes."""
+        if self.memory is not None and tile.size == self.count:
+            return self._held
+        return TileInputs(self.reader, tile, buffers, keep, self.watch)
+
+    @cached_property
+    def _held(self) -> TileInputs:
+        (tile,) = tiles(self.works[0], self.count)
+        return TileInputs(self.reader, tile, self.buffers(), False, self.watch)
 
     def tiles(self) -> Iterator[Tile[Work]]:
         """All of it, in pieces."""
@@ -118,7 +135,7 @@ class _Worker:
     """What one thread holds during a pass."""
 
     share: Share
-    buffers: Buffers = field(default_factory=Buffers)
+    buffers: Buffers
     tables: dict[Slot, Tables] = field(default_factory=dict)
 
 
@@ -178,7 +195,7 @@ class _Pass:
         for bounds in self._bound.values():
             read = {operand for bound in bounds.values() for _, operand in bound.operands}
             self._scope.watch.clear(read)
-            self._scope.reader.pass_over(sum(operand.spec.nbytes for operand in read))
+            self._scope.reader.looked_at(sum(operand.spec.nbytes for operand in read))
 
     def _measured(self) -> dict[tuple[Work, Slot], float]:
         fold = self._statistic.fold
@@ -197,19 +214,20 @@ class _Pass:
 
     def _bind(self, work: Work, slot: Slot) -> Bound:
         expression, end = self._statistic.expression, self._scope.end_of(work)
-        precise = replace(work, compute=FLOAT64) if self._statistic.double else work
-        return bind(precise, expression, self._functions, self._values[work], precise.compute, end, model=slot)
+        compute = FLOAT64 if self._statistic.double else work.compute
+        return bind(work, expression, self._functions, self._values[work], compute, end, compute=compute, model=slot)
 
     def _evaluated(
         self, worker: _Worker, tile: Tile[Work], slots: Iterable[Slot], keep: bool = True
     ) -> Iterator[tuple[Slot, Array]]:
         """The expression over a tile, for one slot after the other, in memory that is used again."""
-        inputs = TileInputs(self._scope.reader, tile, worker.buffers, keep=keep, watch=self._scope.watch)
+        inputs = self._scope.inputs(tile, worker.buffers, keep)
         compute = FLOAT64 if self._statistic.double else tile.item.compute
         out = worker.buffers.typed("expression", tile.size, compute.storage)
         for slot in slots:
             self._bound[tile.item][slot](inputs, tile.start, out)
             yield slot, out
+        inputs.finish()
 
     def _totals(self, fold: Total) -> dict[tuple[Work, Slot], float]:
         blocks = {work: -(-work.spec.size // BLOCK) for work in self._scope.works}
@@ -223,7 +241,7 @@ class _Pass:
 
         named = {f"{self._positions[work]} {slot}": array for (work, slot), array in sums.items()}
         snapshots = self._snapshots(0, np.add, named)
-        self._sweep(snapshots, lambda: _Worker(snapshots.share({})), step)
+        self._sweep(snapshots, lambda: _Worker(snapshots.share({}), self._scope.buffers()), step)
         totals = {slot: _exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
         return {
             (work, slot): fold.finish(totals[slot], self._scope.count, *self._parameter(work, slot, fold.by))
@@ -252,7 +270,7 @@ class _Pass:
         """The same order statistics where one tile holds the whole scope: no tables, and one look."""
         (tile,) = self._scope.tiles()
         found: dict[tuple[Work, Slot], float] = {}
-        for slot, values in self._evaluated(_Worker(Share({})), tile, self._asked):
+        for slot, values in self._evaluated(_Worker(Share({}), self._scope.buffers()), tile, self._asked):
             rank = int(targets[tile.item, slot])
             found[tile.item, slot] = float(np.partition(values, rank - 1)[rank - 1]) if rank else 0.0
         self._scope.watch.finish_pass()
@@ -263,7 +281,7 @@ class _Pass:
 
         def start() -> _Worker:
             tables = {slot: selection.tables() for slot, selection in selections.items()}
-            return _Worker(snapshots.share(_named(tables)), tables=tables)
+            return _Worker(snapshots.share(_named(tables)), self._scope.buffers(), tables)
 
         def step(worker: _Worker, tile: Tile[Work]) -> None:
             for slot, values in self._evaluated(worker, tile, selections):
@@ -289,16 +307,18 @@ class _Pass:
             for slot, values in self._evaluated(worker, tile, selections, keep=False):
                 samples[slot][row] = values
 
-        self._scope.runner.run(enumerate(pieces), lambda: _Worker(Share({})), step)
+        self._scope.runner.run(enumerate(pieces), lambda: _Worker(Share({}), Buffers()), step)
         self._scope.runner.run(
             selections.items(), lambda: None, lambda _, task: task[1].expect(samples[task[0]], self._scope.count)
         )
 
     def _snapshots(self, number: int, merge: Callable[[Array, Array], Any], together: Mapping[str, Array]) -> Snapshots:
         """What is kept of one sweep over the scope, and what an earlier run kept of it."""
-        folder = self._scope.journal.folder if self._scope.is_worth_keeping else None
-        name = hashlib.sha256(repr((*self._key, number)).encode()).hexdigest()[:16]
-        return Snapshots(folder / name if folder else None, self._scope.watch.vouches, merge, together)
+        file = None
+        if self._scope.journal.folder and self._scope.is_worth_keeping:
+            name = hashlib.sha256(repr((*self._key, number)).encode()).hexdigest()[:16]
+            file = self._scope.journal.folder / name
+        return Snapshots(file, self._scope.watch.vouches, merge, together)
 
     def _sweep(
         self, snapshots: Snapshots, start: Callable[[], _Worker], step: Callable[[_Worker, Tile[Work]], None]
@@ -310,7 +330,7 @@ class _Pass:
                 step(worker, tile)
             snapshots.keep_if_due()
 
-        workers = self._scope.runner.run(self._left(snapshots), start, counted)
+        workers = self._scope.runner.run(self._left(snapshots), start, counted, size=_size)
         self._scope.watch.finish_pass()
         snapshots.keep_finished()
         return workers
@@ -341,6 +361,10 @@ def _sampled(scope: Scope, slots: int) -> Iterator[Tile[Work]]:
             yield Tile(work, place, place + _STRETCH)
             place += distance
         place = max(place - work.spec.size, 0)
+
+
+def _size(tile: Tile[Work]) -> int:
+    return tile.size
 
 
 def _named(tables: Mapping[Slot, Tables]) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,13 +13,20 @@ from weft.checkpoints.comparing import same_numbers
 from weft.engine.journal import Journal
 from weft.engine.work import Key, Operand, Work
 from weft.errors import InputError, Problem
-from weft.kernels.decoding import below_zero, bits_of
+from weft.kernels.decoding import below_zero
 from weft.kernels.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType
 from weft.kernels.folds import largest_exponent
 
 OnNonfinite = Literal["error", "warn", "ignore"]
 
-_EXPONENT = {BFLOAT16: 0x7F80, FLOAT16: 0x7C00, FLOAT32: 0x7F800000, FLOAT64: 0x7FF0000000000000}
+_MASKS: dict[DType, tuple[np.dtype[Any], Any]] = {
+    BFLOAT16: (np.dtype(np.uint16), np.uint16(0x7F80)),
+    FLOAT16: (np.dtype(np.uint16), np.uint16(0x7C00)),
+    FLOAT32: (np.dtype(np.uint32), np.uint32(0x7F800000)),
+    FLOAT64: (np.dtype(np.uint64), np.uint64(0x7FF0000000000000)),
+}
+"""For each format the unsigned integers of its width, and the bits of its exponent: all set, it is not finite."""
+
 _REMEDY = "mend that model, copy the tensor from another with a rule (`use: base`), or set on_nonfinite: warn"
 
 
@@ -60,7 +67,7 @@ class Watch:
         if operand in self._cleared or work.method is None:  # what is merely copied may hold anything
             return
         self._current.add(operand)
-        if self._policy != "ignore":
+        if self._policy != "ignore" and has_nonfinite(values, operand.spec.dtype):
             self._count(self._found, work, operand, count_nonfinite(values, operand.spec.dtype))
         if key[0] in work.program.nonnegative:
             self._count(self._negative, work, operand, count_negative(values))
@@ -115,11 +122,16 @@ def _texts(counts: _Counts) -> Iterator[tuple[str, int]]:
         yield f"tensor {operand.spec.name!r} of {operand.file} holds values that are not finite: {{count}}", count
 
 
+def has_nonfinite(values: Array, dtype: DType) -> bool:
+    """Whether any of these stored numbers is infinite or not a number."""
+    unsigned, mask = _MASKS[dtype]
+    return bool(largest_exponent(values.view(unsigned), mask) == mask)
+
+
 def count_nonfinite(values: Array, dtype: DType) -> int:
     """How many of these stored numbers are infinite or not a number."""
-    bits = bits_of(values)
-    mask = bits.dtype.type(_EXPONENT[dtype])
-    return int(np.count_nonzero((bits & mask) == mask)) if largest_exponent(bits, mask) == mask else 0
+    unsigned, mask = _MASKS[dtype]
+    return int(np.count_nonzero((values.view(unsigned) & mask) == mask)) if has_nonfinite(values, dtype) else 0
 
 
 def count_negative(values: Array) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from weft.algorithms.method import Method, Program
@@ -12,6 +13,9 @@ from weft.kernels.dtypes import DType
 
 Key = tuple[str, int | None]
 """Which argument of a scalar function, and for which model (None: one for all)."""
+
+Signature = tuple[tuple[str, int | None, DType | None, float], ...]
+"""For every argument and model how it is stored, or, if there is nothing to read, the number in its place."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class Work:
     compute: DType
     aliases: tuple[str, ...] = ()
     rule: str = ""
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What decides which machine code computes it, as far as its inputs do."""
+        read = [(name, of, operand.spec.dtype, 1.0) for (name, of), operand in self.operands.items()]
+        return (*read, *((name, of, None, number) for (name, of), number in self.constants.items()))
 
 
 @dataclass(frozen=True, eq=False)

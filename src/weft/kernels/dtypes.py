@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -20,9 +21,9 @@ class Kind(Enum):
     """Recognised so that files can be checked, but its codes are not numbers that may be averaged."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DType:
-    """A number format.
+    """A number format. There is one object for each.
 
     Attributes:
         name: the name people type, as in torch: `bfloat16`.
@@ -36,7 +37,7 @@ class DType:
     storage: np.dtype
     kind: Kind
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         """Bytes per element."""
         return self.storage.itemsize
