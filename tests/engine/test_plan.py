@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import weft
+from weft.engine.progress import Progress
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
 V = -W
@@ -442,3 +443,26 @@ class TestMissing:
         zero = [fishers[0], {**fishers[1], "v": np.zeros_like(V)}]
         full = weft.merge([self.A, {**self.B, "v": V}], **{**options, "fisher": zero, "floor": 0})
         assert np.allclose(merged["w"], full["w"], atol=1e-5)
+
+
+class Phases(Progress):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def phase(self, name: str, total: int) -> None:
+        self.names.append(name)
+
+
+@pytest.mark.parametrize("name", sorted(weft.methods()))
+def test_the_first_merge_ever_says_that_it_compiles(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And compiles what it then runs, whatever the method."""
+    from weft.engine import executing
+
+    monkeypatch.setattr(executing, "kernels_cached", lambda: 0)
+    phases = Phases()
+    weft.merge([{"w": W}, {"w": W + 1}], base={"w": W * 2}, method=name, progress=phases)
+    assert [phase.split(",")[0] for phase in phases.names] == ["compiling", "merging"]

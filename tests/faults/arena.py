@@ -168,21 +168,22 @@ class Arena:
     def strike(self, call: int, kind: str) -> dict[str, Any]:
         """Strike once or twice, look each time, go on, compare."""
         self._reset()
-        milliseconds = call * self._tick if kind == "clock" else 0
-        struck = in_a_copy(lambda: self._struck(Layer(call, kind, seed=call)), milliseconds)
+        struck = self._hit(call, kind)
         if self._is_through():
             return {"call": call, "kind": kind, "struck": ""}  # before it was struck
         is_whole = self._is_whole()
-        again = ""
+        again = 0
         if self._twice:
-            at = random.Random(call).randint(1, self.calls)
-            again = f"{at}: {in_a_copy(lambda: self._struck(Layer(at, kind, seed=-call), kind))['said']}"
+            again = random.Random(call).randint(1, self.calls if kind != "clock" else call)
+            self._hit(again, kind, "another")
             is_whole = is_whole and self._is_whole()
-        went_on = in_a_copy(lambda: self._went_on(kind))
+        went_on = {"ok": True, "said": True}
+        if not self._is_through():
+            went_on = in_a_copy(lambda: self._went_on(kind))
         return {
             "call": call,
             "kind": kind,
-            "struck": struck["said"],
+            "struck": struck,
             "again": again,
             "whole": is_whole,
             "went_on": went_on["ok"],
@@ -201,9 +202,15 @@ class Arena:
             return digest(swap.old_path(self._target)) == self._old
         return between in (self._old, self._new)
 
-    def _struck(self, layer: Layer, before: str = "") -> list[str]:
-        if before == "power":
-            journal._boot = lambda: "another"
+    def _hit(self, call: int, kind: str, boot: str = "") -> str:
+        """Begin, or go on, and be struck; what the merge said."""
+        if kind == "clock":
+            return str(in_a_copy(lambda: self._struck(Layer()), call * self._tick)["said"])
+        return str(in_a_copy(lambda: self._struck(Layer(call, kind, call), boot if kind == "power" else ""))["said"])
+
+    def _struck(self, layer: Layer, boot: str = "") -> list[str]:
+        if boot:
+            journal._boot = lambda: boot
         with faulty(layer):
             self._merge()
         return layer.log

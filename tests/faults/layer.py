@@ -98,7 +98,7 @@ class Layer:
                 known[new + path.removeprefix(old)] = known.pop(path)  # type: ignore[index, assignment]
 
     def _lose(self) -> None:
-        """The disk has some pages of what was not synced, zeros for the rest; and files may be as short as they were."""
+        """Most pages of what was not synced are zeros on the disk, and files may be as short as they were."""
         draw = random.Random(self.seed)
         for path in filter(os.path.isfile, sorted(self._unsynced)):
             with _REAL_OPEN(path, "r+b") as file:

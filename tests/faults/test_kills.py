@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.noting import note
+
+SCENARIOS = ["ties", "ties-tensor", "linear", "masks", "masks-ties"]
 DEATHS = ["before", "after", "half", "power"]
 FAULTS = ["ENOSPC", "EIO"]
 VARIANTS = ["new", "overwrite", "two-steps", "file"]
@@ -88,33 +91,50 @@ def test_work_is_taken_up(folder: Path) -> None:
 @pytest.mark.slow
 def test_killed_by_the_clock(folder: Path) -> None:
     """Not at a call, but at a time; with the journal written at its own pace."""
-    for strike in struck(folder, scenario="ties", variant="new", kinds=["clock"], eager=False, last=120, step=11):
+    strikes = struck(folder, scenario="ties", variant="new", kinds=["clock"], eager=False, tick=0.5, last=120, step=7)
+    assert strikes
+    for strike in strikes:
+        check(strike)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_and_killed_again(folder: Path, variant: str) -> None:
+    """The merge that goes on is struck as well; the one after it ends in the same bytes."""
+    strikes = struck(folder, scenario="ties", variant=variant, twice=True, **sampled(DEATHS, 5))
+    for strike in strikes:
         check(strike)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("scenario", ["ties", "ties-tensor", "linear", "masks"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_at_every_call(folder: Path, scenario: str, variant: str) -> None:
-    strikes = struck(folder, scenario=scenario, variant=variant, kinds=[*DEATHS, *FAULTS])
-    for strike in strikes:
-        check(strike)
-    kinds = Counter(strike["kind"] for strike in strikes)
-    went_on = sum(strike["continued"] is True for strike in strikes)
-    _note({"scenario": scenario, "variant": variant, **kinds, "continued": went_on})
+    counted(folder, scenario=scenario, variant=variant, kinds=[*DEATHS, *FAULTS], step=STEP)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_killed_at_every_millisecond(folder: Path, variant: str) -> None:
-    strikes = struck(folder, scenario="ties", variant=variant, kinds=["clock"], eager=False, last=300)
+@pytest.mark.parametrize("scenario", ["ties", "masks-ties"])
+def test_killed_twice_at_every_call(folder: Path, scenario: str, variant: str) -> None:
+    counted(folder, scenario=scenario, variant=variant, kinds=DEATHS, twice=True, step=STEP)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_at_every_fifth_of_a_millisecond(folder: Path, variant: str) -> None:
+    counted(folder, scenario="ties", variant=variant, kinds=["clock"], eager=False, tick=0.2, last=400, step=STEP)
+
+
+STEP = int(os.environ.get("WEFT_STEP", "1"))
+"""Strike at every so many of all there are; odd and no multiple of 3, so that every kind has its turn."""
+
+
+def counted(folder: Path, scenario: str, variant: str, **request: Any) -> None:
+    """Strike, check, and note how many there were."""
+    strikes = struck(folder, scenario=scenario, variant=variant, **request)
     for strike in strikes:
         check(strike)
-    _note({"scenario": "ties", "variant": variant, "clock": len(strikes)})
-
-
-def _note(figures: Mapping[str, Any]) -> None:
-    """Append to the file that the documentation's figures come from, if one is named."""
-    if file := os.environ.get("WEFT_FIGURES"):
-        with Path(file).open("a") as stream:
-            stream.write(json.dumps(figures) + "\n")
+    kinds = Counter(f"{strike['kind']}, twice" if request.get("twice") else strike["kind"] for strike in strikes)
+    went_on = sum(strike["continued"] is True for strike in strikes)
+    note("kills", {"scenario": scenario, "variant": variant, "kinds": dict(kinds), "continued": went_on})

@@ -144,6 +144,16 @@ def test_a_mask_may_hold_infinities(tmp_path: Path, dtype: str, finite: float) -
     assert findings(tmp_path, {"mask": mask.astype(FORMATS[dtype])}) == []
 
 
+@pytest.mark.parametrize(("name", "shape"), [("norm.weight", (9,)), ("q.bias", (1, 9)), ("q.weight", (3, 3))])
+def test_a_parameter_is_no_mask(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    values = np.ones(shape, np.float32)
+    values.reshape(-1)[4] = -np.inf
+    ((level, text),) = findings(tmp_path, {name: values})
+    assert level == "error"
+    assert text.startswith(f"tensor {name!r} [")
+    assert "1 -inf among 9 numbers" in text
+
+
 def test_what_is_no_mask(tmp_path: Path) -> None:
     plus, several = np.triu(np.full((9, 9), np.inf), 1), matrix((9, 9))
     plus[np.isnan(plus)] = 0

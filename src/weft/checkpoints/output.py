@@ -32,6 +32,13 @@ class MemorySink:
         if name in self._arrays:
             self._arrays[name][start : start + len(values)] = values
 
+    def write_whole(self, names: Sequence[str], sizes: Sequence[int], values: Array) -> None:
+        """All elements of several tensors, one after the other."""
+        at = 0
+        for name, size in zip(names, sizes, strict=True):
+            self.write(name, 0, values[at : at + size])
+            at += size
+
     def tensors(self) -> dict[str, Any]:
         """The result, in order; aliases are the same object."""
         made = {spec.name: self._made(spec) for spec in self._specs if spec.name in self._arrays}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,21 @@ class Staging:
         """Write elements of a tensor, beginning with element `start`. Safe from several threads."""
         descriptor, offset = self._places[name]
         _write_all(descriptor, memoryview(values.data).cast("B"), offset + start * values.itemsize)
+
+    def write_whole(self, names: Sequence[str], sizes: Sequence[int], values: Array) -> None:
+        """Write all elements of several tensors, one after the other; those that lie so in a file at once."""
+        view, width = memoryview(values.data).cast("B"), values.itemsize
+        first = last = 0  # bytes of the stretch that is collected
+        place: tuple[int, int] | None = None
+        for name, size in zip(names, sizes, strict=True):
+            descriptor, offset = self._places[name]
+            if place != (descriptor, offset - last):
+                if place is not None:
+                    _write_all(place[0], view[first:last], place[1] + first)
+                first, place = last, (descriptor, offset - last)
+            last += size * width
+        if place is not None:
+            _write_all(place[0], view[first:last], place[1] + first)
 
     def begin_sync(self) -> None:
         """Begin to bring what is written to the disk, which has nothing to do while we compute."""

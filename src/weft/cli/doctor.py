@@ -39,7 +39,7 @@ def _found(folder: Path) -> dict[str, Any]:
     from weft.cli.reporting import size_text
     from weft.engine.forecast import measured_rate
     from weft.engine.settings import Settings
-    from weft.kernels.compiler import cache_folder
+    from weft.kernels.compiler import cache_folder, kernels_cached
 
     written, read = _disk_rates(folder)
     rate = measured_rate()
@@ -49,7 +49,7 @@ def _found(folder: Path) -> dict[str, Any]:
         "installed": _versions("numpy", "numba", "llvmlite", "pydantic", "rich", "typer"),
         "optional": _versions("torch", "transformers", "huggingface_hub", "safetensors", "blake3", "ml_dtypes"),
         "threads": Settings().threads,
-        "kernels": f"{len(list(cache_folder().glob('*.py')))} cached in {cache_folder()}",
+        "kernels": f"{kernels_cached()} cached in {cache_folder()}",
         "disk": f"{size_text(written)}/s written and synced, {size_text(read)}/s read back from the page cache",
         "merges": f"{size_text(rate)}/s so far" if rate else "none long enough to measure so far",
     }

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from weft.algorithms.method import Note
-from weft.engine.reading import TileInputs
-from weft.engine.work import Key, Operand, Signature, Work
+from weft.engine.reading import StripInputs
+from weft.engine.work import Key, Signature, Work
 from weft.kernels.compiler import Input, Kernel, Loop, compiled, packed
 from weft.kernels.dtypes import DType
 from weft.kernels.element import Scalar
@@ -26,13 +26,18 @@ class Bound:
     """A compiled loop with what it takes for one tensor."""
 
     kernel: Kernel
-    operands: tuple[tuple[Key, Operand], ...]
+    keys: tuple[Key, ...]
     values: np.ndarray[Any, Any]
     end: int
 
-    def __call__(self, inputs: TileInputs, start: int, out: np.ndarray[Any, Any]) -> int:
-        """Compute a tile that begins at element `start` into `out`; the number of elements that were noted."""
-        return self.kernel(out, start, self.end, self.values, *(inputs(*operand) for operand in self.operands))
+    def __call__(self, inputs: StripInputs, start: int, out: np.ndarray[Any, Any]) -> int:
+        """Compute a strip that begins at element `start` into `out`; the number of elements that were noted."""
+        return self.kernel(out, start, self.end, self.values, *map(inputs, self.keys))
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """Equal for tensors that the same machine code computes with the same numbers."""
+        return (self.kernel, self.values.tobytes(), self.end)
 
 
 def bind(
@@ -63,7 +68,7 @@ def bind(
     made_of = (work.signature, work.models, compute or work.compute, function, tuple(functions.items()), names)
     kind = _kind(*made_of, output, model, note)
     numbers = {name: _own(values[name], model) for name in kind.names}
-    return Bound(kind.kernel, tuple((key, work.operands[key]) for key in kind.keys), packed(kind.loop, numbers), end)
+    return Bound(kind.kernel, kind.keys, packed(kind.loop, numbers), end)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from weft.engine.binding import arguments
+from weft.engine.binding import arguments, bind
 from weft.engine.collector import collector_waits
 from weft.engine.cost import bytes_to_move, bytes_to_move_for
 from weft.engine.journal import Journal
@@ -19,10 +19,14 @@ from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
 from weft.engine.work import Copied, Work
+from weft.kernels.compiler import kernels_cached
 from weft.kernels.dtypes import FLOAT64, compute_dtype
 
 _LARGE = 64
 """Tiles of a tensor that is shared among the threads even if it stands alone."""
+
+_SMALL = 1 << 16
+"""Parameters of a tensor for which computing takes about as long as asking for it."""
 
 
 @collector_waits()
@@ -52,6 +56,8 @@ def execute(
             in every input, are copied.
     """
     journal = journal or Journal()
+    if not kernels_cached():
+        _compile(plan.works, progress)
     progress.phase("merging", bytes_to_move(plan))
     run = _Execution(budget, Residency(budget.resident), sink, progress, on_nonfinite, journal)
     masks = [work for work in plan.works if work.spec.name in journal.masks]
@@ -123,13 +129,18 @@ class _Execution:
         return others if shared else []
 
     def side_by_side(self, works: Sequence[Work]) -> None:
-        """Tensors that stand alone: each whole on one thread, many at once."""
+        """Tensors that stand alone: each whole on one thread, many at once.
+
+        Small ones all on this thread: what they cost is Python, in which threads only stand in each other's way.
+        """
         one = Runner(1)
 
         def step(memory: Buffers, work: Work) -> None:
             self.scope([work], one, memory)
 
-        Runner(self.budget.threads).run(works, Buffers, step, size=lambda work: work.spec.size)
+        small = [work for work in works if work.spec.size < _SMALL]
+        Runner(self.budget.threads).run([work for work in works if work.spec.size >= _SMALL], Buffers, step)
+        one.run(small, Buffers, step)
 
     def copies(self, copies: Sequence[Copied]) -> None:
         """Tensors that are taken as they are."""
@@ -140,6 +151,19 @@ class _Execution:
         every = (*copies, *(copied for copied in found if isinstance(copied, Copied)))
         reader, runner = Reader(self.residency, self.progress), Runner(self.budget.threads)
         copy(every, reader, runner, self.budget.tile, self.sink, self.progress, self.journal)
+
+
+def _compile(works: Sequence[Work], progress: Progress) -> None:
+    """Compile what the merge will run, so that a person knows why nothing else happens."""
+    progress.phase("compiling, once for every kind of merge and number of models", 0)
+    for work in works:
+        program, values = work.program, dict(work.program.values)
+        for statistic in program.statistics:
+            compute = FLOAT64 if statistic.double else work.compute
+            asked = (work, statistic.expression, program.functions, values, compute, -1, compute)
+            bind(*asked, model=0 if statistic.each else None)
+            values.setdefault(statistic.name, (0.0,) * work.models if statistic.each else 0.0)
+        bind(work, program.element, program.functions, values, work.spec.dtype, -1, note=program.note)
 
 
 def _copied(mask: Work) -> Work | Copied:

@@ -16,6 +16,7 @@ from typing import Any
 
 from weft.checkpoints.logbook import Logbook, Record
 from weft.engine.ranges import Ranges
+from weft.engine.work import Tile
 
 _INTERVAL = 0.25
 """Seconds between two entries, in which work is done that a killed process must do again."""
@@ -72,10 +73,13 @@ class Journal:
         done = self._written.get(name)
         return iter([(start, stop)]) if done is None else done.missing(start, stop)
 
-    def wrote(self, name: str, start: int, stop: int, tally: Tally) -> None:
-        """A range of a tensor is in its place; this was noticed in computing it."""
+    def wrote(self, tiles: Sequence[Tile[Any]], tally: Tally) -> None:
+        """These ranges of tensors are in their places; this was noticed in computing them."""
         with self._lock:
-            self._pending.setdefault("wrote", {}).setdefault(name, []).append([start, stop])
+            written = self._pending.setdefault("wrote", {})
+            for tile in tiles:
+                written.setdefault(tile.item.spec.name, []).append([tile.start, tile.stop])
+            name = tiles[0].item.spec.name
             for text, count in tally.items():
                 self._count(name, text, count)
                 noted = self._pending.setdefault("noted", {}).setdefault(name, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader
 from weft.engine.runner import Runner
 from weft.engine.statistics import Scope
-from weft.engine.work import Copied, Item, Tile, Work, bytes_per_element, tiles
+from weft.engine.work import Copied, Item, Strip, Tile, Work, bytes_per_element, strips, tiles
 from weft.kernels.decoding import below_zero, bits_of
 
 
@@ -23,6 +23,9 @@ class Sink(Protocol):
 
     def write(self, name: str, start: int, values: Array) -> None:
         """Elements of one tensor, from `start` on. Called from several threads."""
+
+    def write_whole(self, names: Sequence[str], sizes: Sequence[int], values: Array) -> None:
+        """All elements of several tensors, one after the other."""
 
 
 _VARIANCES = ("running_var", "moving_variance")
@@ -36,19 +39,29 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
     """
     bound = {work: _bind(scope, work, values[work]) for work in scope.works}
 
-    def step(buffers: Buffers, tile: Tile[Work]) -> None:
-        inputs = scope.inputs(tile, buffers, keep=False)
-        out = buffers.typed("output", tile.size, tile.item.spec.dtype.storage)
-        tally = _noted(tile.item, bound[tile.item](inputs, tile.start, out))
-        if tile.item.method and tile.item.spec.name.endswith(_VARIANCES) and (clamped := _clamp(out)):
+    def step(buffers: Buffers, strip: Strip[Work]) -> None:
+        inputs = scope.inputs(strip, buffers, keep=False)
+        out = buffers.typed("output", strip.size, strip.item.spec.dtype.storage)
+        tally = _noted(strip.item, bound[strip.item](inputs, strip.start, out))
+        if _is_variance(strip.item) and (clamped := _clamp(out)):
             tally[_CLAMPED] = clamped
         inputs.finish()
-        _write(sink, tile, out, progress)
+        _write(sink, strip, out, progress)
         if scope.watch.vouches():
-            scope.journal.wrote(tile.item.spec.name, tile.start, tile.stop, tally)
+            scope.journal.wrote(strip.tiles, tally)
 
-    scope.runner.run(_left(scope.tiles(), scope.journal, progress), scope.buffers, step, size=_size)
+    def alike(work: Work) -> Hashable:
+        if work.aliases or _is_variance(work) or not scope.may_join(work):
+            return None
+        return (work.spec.dtype, *bound[work].alike)
+
+    left = strips(_left(scope.tiles(), scope.journal, progress), alike, scope.tile)
+    scope.runner.run(left, scope.buffers, step, size=_size)
     scope.watch.finish_pass()
+
+
+def _is_variance(work: Work) -> bool:
+    return work.method is not None and work.spec.name.endswith(_VARIANCES)
 
 
 def _noted(work: Work, count: int) -> dict[str, int]:
@@ -58,11 +71,12 @@ def _noted(work: Work, count: int) -> dict[str, int]:
 def _left(tiles: Iterable[Tile[Item]], journal: Journal, progress: Progress) -> Iterator[Tile[Item]]:
     """The parts of tiles that an earlier run did not write."""
     for tile in tiles:
-        left = 0
-        for start, stop in journal.left(tile.item.spec.name, tile.start, tile.stop):
-            left += stop - start
+        left = list(journal.left(tile.item.spec.name, tile.start, tile.stop))
+        for start, stop in left:
             yield Tile(tile.item, start, stop)
-        progress.advance((tile.size - left) * bytes_per_element(tile.item))
+        if left != [(tile.start, tile.stop)]:
+            done = tile.size - sum(stop - start for start, stop in left)
+            progress.advance(done * bytes_per_element(tile.item))
 
 
 def _clamp(out: Array) -> int:
@@ -91,18 +105,21 @@ def copy(
     def step(buffers: Buffers, tile: Tile[Copied]) -> None:
         values = reader.read(tile.item.operand, tile.start, tile.stop, buffers, "copied", keep=False)
         reader.looked_at(values.nbytes)
-        _write(sink, tile, values, progress)
-        journal.wrote(tile.item.spec.name, tile.start, tile.stop, {})
+        _write(sink, Strip((tile,)), values, progress)
+        journal.wrote([tile], {})
 
     every = (tile for item in copies for tile in tiles(item, length))
     runner.run(_left(every, journal, progress), Buffers, step, size=_size)
 
 
-def _size(tile: Tile[Any]) -> int:
-    return tile.size
+def _size(task: Tile[Any] | Strip[Any]) -> int:
+    return task.size
 
 
-def _write(sink: Sink, tile: Tile[Any], values: Array, progress: Progress) -> None:
-    for name in (tile.item.spec.name, *tile.item.aliases):
-        sink.write(name, tile.start, values)
+def _write(sink: Sink, strip: Strip[Any], values: Array, progress: Progress) -> None:
+    if len(strip.tiles) == 1:
+        for name in (strip.item.spec.name, *strip.item.aliases):
+            sink.write(name, strip.start, values)
+    else:
+        sink.write_whole([t.item.spec.name for t in strip.tiles], [t.size for t in strip.tiles], values)
     progress.advance(values.nbytes)

@@ -14,7 +14,7 @@ import numpy as np
 from weft.checkpoints.checkpoint import Array
 from weft.engine.progress import Progress
 from weft.engine.watch import Watch
-from weft.engine.work import Key, Operand, Tile, Work
+from weft.engine.work import Key, Operand, Strip, Work
 
 _Place = tuple[int, str, int, int]
 
@@ -105,37 +105,50 @@ class Reader:
             self._residency.give(self._memory.pop())
 
 
-class TileInputs:
-    """The inputs of one tile. Each is read when it is first asked for, and once.
+class StripInputs:
+    """The inputs of one strip. Each is read when it is first asked for, and once.
 
     Args:
         reader: reads.
-        tile: the range.
+        strip: what is computed.
         buffers: the thread's own memory.
         keep: whether a later pass will want the inputs again.
         watch: examines what is read.
     """
 
-    def __init__(self, reader: Reader, tile: Tile[Work], buffers: Buffers, keep: bool, watch: Watch) -> None:
+    def __init__(self, reader: Reader, strip: Strip[Work], buffers: Buffers, keep: bool, watch: Watch) -> None:
         self._reader = reader
-        self._tile = tile
+        self._strip = strip
         self._buffers = buffers
         self._keep = keep
         self._watch = watch
         self._arrays: dict[Key, Array] = {}
 
-    def __call__(self, key: Key, operand: Operand) -> Array:
-        """The range of this tile of the operand that goes by this key."""
+    def __call__(self, key: Key) -> Array:
+        """What goes by this key."""
         values = self._arrays.get(key)
         if values is None:
-            values = self._reader.read(operand, self._tile.start, self._tile.stop, self._buffers, key, self._keep)
-            self._arrays[key] = values
-            self._watch.look(self._tile.item, key, operand, values)
+            values = self._arrays[key] = self._read(key)
+            self._watch.look(self._strip, key, values)
         return values
 
     def finish(self) -> None:
-        """One pass over the tile is done."""
+        """One pass over the strip is done."""
         self._reader.looked_at(sum(values.nbytes for values in self._arrays.values()))
+
+    def _read(self, key: Key) -> Array:
+        strip = self._strip
+        if len(strip.tiles) == 1:
+            (tile,) = strip.tiles
+            return self._reader.read(tile.item.operands[key], tile.start, tile.stop, self._buffers, key, self._keep)
+        dtype = strip.item.operands[key].spec.dtype
+        joined = self._buffers.typed(key, strip.size, dtype.storage)
+        for tile, part in strip.parts(joined):
+            operand = tile.item.operands[key]
+            values = operand.checkpoint.read(operand.spec.name, 0, tile.size, part.view(np.uint8))
+            if not np.may_share_memory(values, part):
+                part[:] = values
+        return joined
 
 
 class Buffers:

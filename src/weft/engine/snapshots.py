@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,11 +40,11 @@ class Share:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def counting(self, work: int, start: int, stop: int) -> Iterator[None]:
-        """While a tile is counted."""
+    def counting(self, ranges: Iterable[tuple[int, int, int]]) -> Iterator[None]:
+        """While these are counted."""
         with self.lock:
             yield
-            self.done.append((work, start, stop))
+            self.done.extend(ranges)
 
 
 class Snapshots:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,11 +16,11 @@ from weft.algorithms.method import Share as ShareOf
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, arguments, bind
 from weft.engine.journal import Journal
-from weft.engine.reading import Buffers, Reader, TileInputs
+from weft.engine.reading import Buffers, Reader, StripInputs
 from weft.engine.runner import Runner
 from weft.engine.snapshots import Share, Snapshots
 from weft.engine.watch import Watch
-from weft.engine.work import Tile, Work, tiles
+from weft.engine.work import Strip, Tile, Work, strips, tiles
 from weft.kernels.dtypes import FLOAT64
 from weft.kernels.element import Scalar
 from weft.kernels.folds import BLOCK, block_sums
@@ -87,16 +87,20 @@ class Scope:
         """Memory for a thread."""
         return Buffers() if self.memory is None else self.memory
 
-    def inputs(self, tile: Tile[Work], buffers: Buffers, keep: bool) -> TileInputs:
-        """What is read of a tile. Of a scope of one tile all is read once, whatever the number of passes."""
-        if self.memory is not None and tile.size == self.count:
+    def may_join(self, work: Work) -> bool:
+        """Whether it may be computed together with other small tensors: not what took computing and is kept."""
+        return not any(operand.checkpoint.is_computed for operand in work.operands.values())
+
+    def inputs(self, strip: Strip[Work], buffers: Buffers, keep: bool) -> StripInputs:
+        """What is read of a strip. Of a scope of one tile all is read once, whatever the number of passes."""
+        if self.memory is not None and strip.size == self.count:
             return self._held
-        return TileInputs(self.reader, tile, buffers, keep, self.watch)
+        return StripInputs(self.reader, strip, buffers, keep, self.watch)
 
     @cached_property
-    def _held(self) -> TileInputs:
-        (tile,) = tiles(self.works[0], self.count)
-        return TileInputs(self.reader, tile, self.buffers(), False, self.watch)
+    def _held(self) -> StripInputs:
+        strip = Strip(tuple(tiles(self.works[0], self.count)))
+        return StripInputs(self.reader, strip, self.buffers(), False, self.watch)
 
     def tiles(self) -> Iterator[Tile[Work]]:
         """All of it, in pieces."""
@@ -192,8 +196,8 @@ class _Pass:
 
     def _pass_over(self) -> None:
         """Nothing is read: it was, and was in order."""
-        for bounds in self._bound.values():
-            read = {operand for bound in bounds.values() for _, operand in bound.operands}
+        for work, bounds in self._bound.items():
+            read = {work.operands[key] for bound in bounds.values() for key in bound.keys}
             self._scope.watch.clear(read)
             self._scope.reader.looked_at(sum(operand.spec.nbytes for operand in read))
 
@@ -218,14 +222,14 @@ class _Pass:
         return bind(work, expression, self._functions, self._values[work], compute, end, compute=compute, model=slot)
 
     def _evaluated(
-        self, worker: _Worker, tile: Tile[Work], slots: Iterable[Slot], keep: bool = True
+        self, worker: _Worker, strip: Strip[Work], slots: Iterable[Slot], keep: bool = True
     ) -> Iterator[tuple[Slot, Array]]:
-        """The expression over a tile, for one slot after the other, in memory that is used again."""
-        inputs = self._scope.inputs(tile, worker.buffers, keep)
-        compute = FLOAT64 if self._statistic.double else tile.item.compute
-        out = worker.buffers.typed("expression", tile.size, compute.storage)
+        """The expression over a strip, for one slot after the other, in memory that is used again."""
+        inputs = self._scope.inputs(strip, worker.buffers, keep)
+        compute = FLOAT64 if self._statistic.double else strip.item.compute
+        out = worker.buffers.typed("expression", strip.size, compute.storage)
         for slot in slots:
-            self._bound[tile.item][slot](inputs, tile.start, out)
+            self._bound[strip.item][slot](inputs, strip.start, out)
             yield slot, out
         inputs.finish()
 
@@ -233,11 +237,12 @@ class _Pass:
         blocks = {work: -(-work.spec.size // BLOCK) for work in self._scope.works}
         sums = {(work, slot): np.zeros(blocks[work]) for work in self._scope.works for slot in self._asked}
 
-        def step(worker: _Worker, tile: Tile[Work]) -> None:
-            for slot, values in self._evaluated(worker, tile, self._asked):
-                partial = block_sums(values)
-                first = tile.start // BLOCK
-                sums[tile.item, slot][first : first + len(partial)] = partial
+        def step(worker: _Worker, strip: Strip[Work]) -> None:
+            for slot, values in self._evaluated(worker, strip, self._asked):
+                for tile, part in strip.parts(values):
+                    partial = block_sums(part)
+                    first = tile.start // BLOCK
+                    sums[tile.item, slot][first : first + len(partial)] = partial
 
         named = {f"{self._positions[work]} {slot}": array for (work, slot), array in sums.items()}
         snapshots = self._snapshots(0, np.add, named)
@@ -268,11 +273,11 @@ class _Pass:
 
     def _ranked_at_once(self, targets: Mapping[tuple[Work, Slot], float]) -> dict[tuple[Work, Slot], float]:
         """The same order statistics where one tile holds the whole scope: no tables, and one look."""
-        (tile,) = self._scope.tiles()
+        strip = Strip(tuple(self._scope.tiles()))
         found: dict[tuple[Work, Slot], float] = {}
-        for slot, values in self._evaluated(_Worker(Share({}), self._scope.buffers()), tile, self._asked):
-            rank = int(targets[tile.item, slot])
-            found[tile.item, slot] = float(np.partition(values, rank - 1)[rank - 1]) if rank else 0.0
+        for slot, values in self._evaluated(_Worker(Share({}), self._scope.buffers()), strip, self._asked):
+            rank = int(targets[strip.item, slot])
+            found[strip.item, slot] = float(np.partition(values, rank - 1)[rank - 1]) if rank else 0.0
         self._scope.watch.finish_pass()
         return found
 
@@ -283,8 +288,8 @@ class _Pass:
             tables = {slot: selection.tables() for slot, selection in selections.items()}
             return _Worker(snapshots.share(_named(tables)), self._scope.buffers(), tables)
 
-        def step(worker: _Worker, tile: Tile[Work]) -> None:
-            for slot, values in self._evaluated(worker, tile, selections):
+        def step(worker: _Worker, strip: Strip[Work]) -> None:
+            for slot, values in self._evaluated(worker, strip, selections):
                 selections[slot].add(values, worker.tables[slot])
 
         merge = next(iter(selections.values())).merge
@@ -300,11 +305,13 @@ class _Pass:
     def _learn(self, selections: Mapping[Slot, Selection]) -> None:
         """Let the searches begin where a sample says that the answers are."""
         pieces = list(_sampled(self._scope, len(selections)))
+        if not pieces:
+            return
         samples = {slot: np.zeros((len(pieces), _STRETCH), self._scope.works[0].compute.storage) for slot in selections}
 
         def step(worker: _Worker, task: tuple[int, Tile[Work]]) -> None:
             row, tile = task
-            for slot, values in self._evaluated(worker, tile, selections, keep=False):
+            for slot, values in self._evaluated(worker, Strip((tile,)), selections, keep=False):
                 samples[slot][row] = values
 
         self._scope.runner.run(enumerate(pieces), lambda: _Worker(Share({}), Buffers()), step)
@@ -321,19 +328,25 @@ class _Pass:
         return Snapshots(file, self._scope.watch.vouches, merge, together)
 
     def _sweep(
-        self, snapshots: Snapshots, start: Callable[[], _Worker], step: Callable[[_Worker, Tile[Work]], None]
+        self, snapshots: Snapshots, start: Callable[[], _Worker], step: Callable[[_Worker, Strip[Work]], None]
     ) -> list[_Worker]:
         """Go over all tiles that an earlier run did not count already."""
 
-        def counted(worker: _Worker, tile: Tile[Work]) -> None:
-            with worker.share.counting(self._positions[tile.item], tile.start, tile.stop):
-                step(worker, tile)
+        def counted(worker: _Worker, strip: Strip[Work]) -> None:
+            with worker.share.counting((self._positions[t.item], t.start, t.stop) for t in strip.tiles):
+                step(worker, strip)
             snapshots.keep_if_due()
 
-        workers = self._scope.runner.run(self._left(snapshots), start, counted, size=_size)
+        left = strips(self._left(snapshots), self._alike, self._scope.tile)
+        workers = self._scope.runner.run(left, start, counted, size=_size)
         self._scope.watch.finish_pass()
         snapshots.keep_finished()
         return workers
+
+    def _alike(self, work: Work) -> Hashable:
+        if not self._scope.may_join(work):
+            return None
+        return tuple(bound.alike for bound in self._bound[work].values())
 
     def _left(self, snapshots: Snapshots) -> Iterator[Tile[Work]]:
         for tile in self._scope.tiles():
@@ -363,8 +376,8 @@ def _sampled(scope: Scope, slots: int) -> Iterator[Tile[Work]]:
         place = max(place - work.spec.size, 0)
 
 
-def _size(tile: Tile[Work]) -> int:
-    return tile.size
+def _size(strip: Strip[Work]) -> int:
+    return strip.size
 
 
 def _named(tables: Mapping[Slot, Tables]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 from weft.checkpoints.checkpoint import Array
 from weft.checkpoints.comparing import same_numbers
 from weft.engine.journal import Journal
-from weft.engine.work import Key, Operand, Work
+from weft.engine.work import Key, Operand, Strip, Work
 from weft.errors import InputError, Problem
 from weft.kernels.decoding import below_zero
 from weft.kernels.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType
@@ -62,8 +62,22 @@ class Watch:
         self._found: _Counts = {}
         self._negative: _Counts = {}
 
-    def look(self, work: Work, key: Key, operand: Operand, values: Array) -> None:
-        """Examine a tile of an input. Called from several threads."""
+    def look(self, strip: Strip[Work], key: Key, values: Array) -> None:
+        """Examine what was read for a strip. Called from several threads."""
+        if len(strip.tiles) == 1:
+            self._look(strip.item, key, strip.item.operands[key], values)
+            return
+        operands = {tile.item.operands[key] for tile in strip.tiles}
+        examined = operands <= self._cleared
+        if not examined and key[0] not in strip.item.program.nonnegative:
+            examined = self._policy == "ignore" or not has_nonfinite(values, strip.item.operands[key].spec.dtype)
+        if examined:
+            self._current |= operands
+            return
+        for tile, part in strip.parts(values):
+            self._look(tile.item, key, tile.item.operands[key], part)
+
+    def _look(self, work: Work, key: Key, operand: Operand, values: Array) -> None:
         if operand in self._cleared or work.method is None:  # what is merely copied may hold anything
             return
         self._current.add(operand)

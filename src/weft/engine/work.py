@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
 from weft.algorithms.method import Method, Program
-from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
+from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.kernels.dtypes import DType
 
 Key = tuple[str, int | None]
@@ -95,6 +95,63 @@ class Tile(Generic[Item]):
     def size(self) -> int:
         """Number of elements."""
         return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Strip(Generic[Item]):
+    """What is computed in one go: a tile; or several small tensors, whole, that are computed alike.
+
+    For a model of many small tensors it is the number of calls that costs, not the number of elements.
+    """
+
+    tiles: tuple[Tile[Item], ...]
+
+    @cached_property
+    def size(self) -> int:
+        """Number of elements."""
+        return sum(tile.size for tile in self.tiles)
+
+    @property
+    def start(self) -> int:
+        """Index of the first element in its tensor."""
+        return self.tiles[0].start
+
+    @property
+    def item(self) -> Item:
+        """The first tensor, which in all that matters for computing stands for the others."""
+        return self.tiles[0].item
+
+    def parts(self, values: Array) -> Iterator[tuple[Tile[Item], Array]]:
+        """What belongs to each tile of something that was read, or computed, for all of them."""
+        at = 0
+        for tile in self.tiles:
+            yield tile, values[at : at + tile.size]
+            at += tile.size
+
+
+def strips(tiles: Iterable[Tile[Item]], alike: Callable[[Item], Hashable], longest: int) -> Iterator[Strip[Item]]:
+    """Join tiles that follow each other, are whole tensors and are computed alike.
+
+    Args:
+        tiles: in order.
+        alike: equal for tensors that may be joined; None for one that may not be.
+        longest: elements of a strip of several tiles.
+    """
+    joined: list[Tile[Item]] = []
+    kind: Hashable = None
+    total = 0
+    for tile in tiles:
+        own = alike(tile.item) if 2 * tile.size <= longest and tile.size == tile.item.spec.size else None
+        if joined and (own is None or own != kind or total + tile.size > longest):
+            yield Strip(tuple(joined))
+            joined, total = [], 0
+        if own is None:
+            yield Strip((tile,))
+            continue
+        kind, total = own, total + tile.size
+        joined.append(tile)
+    if joined:
+        yield Strip(tuple(joined))
 
 
 def bytes_per_element(item: Work | Copied) -> int:

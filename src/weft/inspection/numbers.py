@@ -148,12 +148,18 @@ def judged(spec: TensorSpec, file: str, numbers: Numbers, is_table: bool = False
             f"{where}: {_of(numbers.nan, numbers.count)} are neither 0 nor 1, the first at {_place(spec, numbers.at)}"
         )
         yield Finding("error", "numbers", what, _DAMAGED)
-    elif numbers.nonfinite and not numbers.is_mask:
+    elif numbers.nonfinite and not (numbers.is_mask and _may_mask(spec)):
         yield Finding("error", "numbers", f"{where}: {_nonfinite(spec, numbers)}", _NONFINITE)
     elif spec.dtype.kind is not Kind.EXACT and spec.dtype.name != "float8_e8m0fnu" and not numbers.nonfinite:
         yield from _dead(spec, where, numbers)
         yield from _enormous(spec, where, numbers)
         yield from _holes(spec, where, numbers, is_table)
+
+
+def _may_mask(spec: TensorSpec) -> bool:
+    """Whether it can be there to hide something: weights are not, nor biases, unless they are of a matrix's shape."""
+    kind = spec.name.rpartition(".")[2]
+    return kind != "weight" and (kind != "bias" or sum(size > 1 for size in spec.shape) > 1)
 
 
 _DAMAGED = "the file is damaged: write or download it again"

@@ -135,6 +135,11 @@ def cache_folder() -> Path:
     return (Path(chosen) if chosen else platformdirs.user_cache_path("weft")) / "kernels"
 
 
+def kernels_cached() -> int:
+    """How many kernels were compiled before: 0 on a machine that never merged."""
+    return sum(1 for _ in cache_folder().glob("*.py"))
+
+
 def source_of(loop: Loop) -> str:
     """The generated module as text.
 
