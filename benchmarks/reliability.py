@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 FIGURES, PAGE = ROOT / "docs/reliability.json", ROOT / "docs/reliability.md"
 
 PARTS = {
-    "calls": "pytest -m long tests/faults/test_kills.py -k at_every_call",
+    "calls": "pytest -m long tests/faults/test_kills.py -k killed_at_every_call",
     "twice": "pytest -m long tests/faults/test_kills.py -k twice",
     "clock": "pytest -m long tests/faults/test_kills.py -k millisecond",
     "command": "pytest -m slow tests/faults/test_command.py",

@@ -121,9 +121,16 @@ def build(folder: Path, megabytes: int) -> Commands:
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
+def built() -> Iterator[Commands]:
     with TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as made:
         yield build(Path(made), int(os.environ.get("WEFT_MEGABYTES", "40")))
+
+
+@pytest.fixture
+def commands(built: Commands) -> Iterator[Commands]:
+    yield built
+    for place in built.folder.glob("*out*"):
+        remove(place)
 
 
 def assert_clean(commands: Commands) -> None:
@@ -201,7 +208,6 @@ def test_interrupted(commands: Commands, number: signal.Signals, share: float) -
         _ended(commands.start())
     assert digest(commands.folder / "out") == commands.digests["out"]
     assert_clean(commands)
-    remove(commands.folder / "out")
     note("command", {"interrupted": 1})
 
 
@@ -218,7 +224,7 @@ def test_a_second_one_is_told_so(commands: Commands) -> None:
         for more in ([], ["--restart"], ["--overwrite"], ["--dry-run"]):
             code, said = commands.run("out", *more)
             assert code == 2
-            assert "another merge is writing out; wait for it, or choose another output" in " ".join(said.split())
+            assert "another merge is writing out\n  -> wait for it, or choose another output" in said
         clean = [sys.executable, "-m", "weft", "clean", "--yes"]
         told = subprocess.run(clean, cwd=commands.folder, capture_output=True, text=True, check=True).stdout
         assert "nothing to remove" in told
@@ -228,7 +234,6 @@ def test_a_second_one_is_told_so(commands: Commands) -> None:
     _ended(first)
     assert digest(commands.folder / "out") == commands.digests["out"]
     assert_clean(commands)
-    remove(commands.folder / "out")
 
 
 @pytest.mark.slow
@@ -244,7 +249,6 @@ def test_what_a_killed_one_left_is_cleaned_away_or_taken_up(commands: Commands) 
     assert code == 0, said
     assert "going on with an interrupted merge: " in said
     assert digest(commands.folder / "out") == commands.digests["out"]
-    remove(commands.folder / "out")
 
 
 def _killed(commands: Commands) -> None:

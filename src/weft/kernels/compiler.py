@@ -186,14 +186,38 @@ def _kernel(loop: Loop) -> Iterator[str]:
     arrays = [f"input_{k}" for k, given in enumerate(loop.inputs) if given.dtype]
     yield "\n"
     yield '@njit(nogil=True, error_model="numpy", cache=True)'
-    yield f"def kernel({', '.join(['out', 'start', 'end', 'values', *arrays])}):"
+    own = "" if len(arrays) <= _DIRECT else "_"
+    yield f"def kernel({', '.join([f'out{own}', f'start{own}', 'end', 'values', *arrays])}):"
     yield from (f"    {line}" for line in _unpacked(loop))
     yield "    noted_ = 0"
-    yield "    for at_ in range(len(out)):"
-    yield f"        out[at_] = {_encoder(loop)}({_call(loop, loop.element)})"
-    if loop.note:
-        yield f"        noted_ += {_call(loop, loop.note)}"
+    if len(arrays) <= _DIRECT:
+        yield from _elements(loop, "    ")
+    else:
+        yield f"    decoded_ = np.empty(({len(arrays)}, {_STRETCH}), np.{loop.compute.name})"
+        yield f"    for from_ in range(0, len(out_), {_STRETCH}):"
+        yield f"        out = out_[from_ : from_ + {_STRETCH}]"
+        yield "        start = start_ + from_"
+        for row, (k, given) in enumerate((k, given) for k, given in enumerate(loop.inputs) if given.dtype):
+            yield f"        part_ = input_{k}[from_ : from_ + {_STRETCH}]"
+            yield "        for at_ in range(len(part_)):"
+            yield f"            decoded_[{row}, at_] = {_decoded(k, given, 'part_')}"
+        yield from _elements(loop, "        ")
     yield "    return noted_"
+
+
+def _elements(loop: Loop, indent: str) -> Iterator[str]:
+    """The loop over elements itself."""
+    yield f"{indent}for at_ in range(len(out)):"
+    yield f"{indent}    out[at_] = {_encoder(loop)}({_call(loop, loop.element)})"
+    if loop.note:
+        yield f"{indent}    noted_ += {_call(loop, loop.note)}"
+
+
+_DIRECT = 48
+"""How many arrays a loop reads itself. With some ten more LLVM no longer vectorises it; they are decoded first then."""
+
+_STRETCH = 512
+"""Elements that are decoded at a time, so that what is decoded stays in the core's cache."""
 
 
 def _unpacked(loop: Loop) -> Iterator[str]:
@@ -214,9 +238,9 @@ def _call(loop: Loop, function: Scalar) -> str:
 def _argument(loop: Loop, name: str) -> str:
     arrays = [(k, given) for k, given in enumerate(loop.inputs) if given.name == name]
     if len(arrays) == 1 and arrays[0][1].model is None:
-        return _decoded(*arrays[0])
+        return _read(loop, *arrays[0])
     if arrays:
-        return f"({' '.join(f'{_decoded(k, given)},' for k, given in arrays)})"
+        return f"({' '.join(f'{_read(loop, k, given)},' for k, given in arrays)})"
     if name == "index":
         return "start + at_"
     if name == "last":
@@ -228,8 +252,16 @@ def _argument(loop: Loop, name: str) -> str:
     raise TypeError(f"{loop.element.__name__} asks for {name!r}, which nothing provides")
 
 
-def _decoded(k: int, given: Input) -> str:
-    return f"real({given.constant!r})" if given.dtype is None else f"real(decode_{given.dtype.name}(input_{k}[at_]))"
+def _read(loop: Loop, k: int, given: Input) -> str:
+    """One element of an input, decoded."""
+    arrays = [j for j, other in enumerate(loop.inputs) if other.dtype]
+    if given.dtype is None or len(arrays) <= _DIRECT:
+        return _decoded(k, given, f"input_{k}")
+    return f"decoded_[{arrays.index(k)}, at_]"
+
+
+def _decoded(k: int, given: Input, array: str) -> str:
+    return f"real({given.constant!r})" if given.dtype is None else f"real(decode_{given.dtype.name}({array}[at_]))"
 
 
 def _encoder(loop: Loop) -> str:
