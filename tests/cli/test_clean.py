@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import run
+from weft.checkpoints.beside import STAGING, beside
 from weft.checkpoints.locking import locked
 from weft.checkpoints.logbook import Logbook
-from weft.checkpoints.staging import staging_path
 from weft.checkpoints.swap import old_path
 
 LINUX = pytest.mark.skipif(sys.platform == "win32", reason="there are no terminals of this kind")
@@ -24,7 +24,7 @@ LINUX = pytest.mark.skipif(sys.platform == "win32", reason="there are no termina
 
 def left(target: Path) -> Path:
     """What a killed merge leaves of an output."""
-    folder = staging_path(target)
+    folder = beside(target, STAGING)
     (folder / "output").mkdir(parents=True)
     (folder / "output" / "model.safetensors").write_bytes(b"x" * 5000)
     book = Logbook(folder / "journal")
@@ -157,7 +157,7 @@ class TestARunningMerge:
 
     def test_that_begins_while_a_person_thinks_is_not_either(self, tmp_path: Path) -> None:
         """It was found abandoned, and is not any more when it would be removed."""
-        from weft.checkpoints.staging import find_abandoned, remove_begun
+        from weft.checkpoints.leftovers import find_abandoned, remove_begun
         from weft.errors import InputError
 
         folder = left(tmp_path / "out")

@@ -81,7 +81,7 @@ def plainly(folder: Path) -> dict[str, dict[str, bytes]]:
     name=st.sampled_from(sorted(METHODS)),
     tile=st.sampled_from([0, BLOCK, 2 * BLOCK, 5 * BLOCK]),
     workers=st.integers(1, 5),
-    memory=st.sampled_from([30 * 10**6, 64 * 10**6, 2 * 10**9]),
+    memory=st.sampled_from([80 * 10**6, 160 * 10**6, 2 * 10**9]),
 )
 def test_bytes_do_not_depend_on_how(
     folder: Path, plainly: dict[str, dict[str, bytes]], name: str, tile: int, workers: int, memory: int

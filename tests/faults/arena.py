@@ -32,7 +32,8 @@ import numpy as np
 import weft
 from tests.faults.layer import Layer, faulty
 from weft.checkpoints import swap
-from weft.checkpoints.staging import remove_begun, staging_path
+from weft.checkpoints.beside import JOURNAL, STAGING, beside
+from weft.checkpoints.leftovers import remove_begun
 from weft.engine import journal, settings, snapshots
 
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -191,7 +192,7 @@ class Arena:
         }
 
     def _is_through(self) -> bool:
-        return digest(self._target) == self._new and not (staging_path(self._target) / "journal").exists()
+        return digest(self._target) == self._new and not (beside(self._target, STAGING) / JOURNAL).exists()
 
     def _left(self) -> list[str]:
         return [path.name for path in self._target.parent.iterdir() if path != self._target]

@@ -20,6 +20,8 @@ import pytest
 
 from tests.noting import note
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the layer under writes knows Linux only")
+
 SCENARIOS = ["ties", "ties-tensor", "linear", "masks", "masks-ties"]
 DEATHS = ["before", "after", "half", "power"]
 FAULTS = ["ENOSPC", "EIO"]

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.hostile.fuzzing import TARGETS, Target, spoiled
+from tests.noting import note
 
 SAVED = Path("runs/fuzz")
 ADDRESS = 8 << 30
@@ -34,8 +35,10 @@ def main() -> int:
     told = {name: fuzzed(name, TARGETS[name], f"{seed}/{name}", 60 * given.minutes / len(names)) for name in names}
     show(told)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seed": seed, "minutes": given.minutes, "peak_bytes": peak, "targets": told}))
-    return 1 if any(figures["errors"] for figures in told.values()) else 0
+    figures = {"seed": seed, "minutes": given.minutes, "peak_bytes": peak, "targets": told}
+    print(json.dumps(figures))
+    note("fuzz", figures)
+    return 1 if any(found["errors"] for found in told.values()) else 0
 
 
 def fuzzed(name: str, target: Target, seed: str, seconds: float) -> dict[str, float]:

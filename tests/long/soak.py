@@ -27,6 +27,7 @@ from tests.long.answers import NoReferenceError
 from tests.long.cases import Case
 from tests.long.checking import CheckError, Outcome, checked
 from tests.long.drawing import draw
+from tests.noting import note
 
 
 @dataclass
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in _numbers(asked.minutes, asked.case, asked.cases):
         _one(seed, number, tally, keep)
     print(tally)
+    counts = {"cases": tally.cases, "elements": tally.elements, "forked": tally.forked, "failed": len(tally.failed)}
+    note("soak", {"seed": seed, **counts, "methods": tally.methods})
     for method in sorted(tally.unspoken):
         print(f"error: method {method} has no reference in tests/reference.py")
     return 1 if tally.failed or tally.unspoken else 0

@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from weft.checkpoints.beside import LOCK, beside
 from weft.checkpoints.positioned import try_lock
 from weft.errors import InputError
 
-LOCK = "weft-lock"
 _TRIES, _PAUSE = 5, 0.05
 
 
@@ -23,23 +23,26 @@ def locked(target: Path) -> Iterator[None]:
     Raises:
         InputError: if another process has it.
     """
-    path = _lock_path(target)
+    path = beside(target, LOCK)
     file = _lock(path, target)
     try:
         yield
     finally:
-        if os.name == "nt":  # there an open file cannot be removed
+        if os.name == "nt":  # there a file that is open cannot be removed
             file.close()
         with suppress(OSError):
-            path.unlink()
+            if file.closed or _is(file, path):
+                path.unlink()
         file.close()
 
 
 def is_locked(target: Path) -> bool:
     """Whether another process is writing an output now."""
     try:
-        with _lock_path(target).open() as file:
+        with beside(target, LOCK).open("r+") as file:
             return not try_lock(file, shared=True)
+    except PermissionError:
+        return True  # another user's
     except OSError:
         return False
 
@@ -47,10 +50,6 @@ def is_locked(target: Path) -> bool:
 def busy(target: Path) -> InputError:
     """The error that says so."""
     return InputError(f"another merge is writing {target}", "wait for it, or choose another output")
-
-
-def _lock_path(target: Path) -> Path:
-    return target.parent / f".{target.name}.{LOCK}"
 
 
 def _lock(path: Path, target: Path) -> IO[str]:

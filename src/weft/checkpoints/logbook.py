@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ class Logbook:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        self._descriptor = os.open(path, flags, 0o666)
+        self._end = 0
         try:
             found = list(_parsed(_contents(self._descriptor)))
             self.records: list[Record] = [record for record, _ in found]
@@ -39,10 +42,20 @@ class Logbook:
             raise
 
     def append(self, record: Record) -> None:
-        """Add a record. It survives the death of the process as soon as this returns; a power failure after `sync`."""
-        line = _line(record)
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        """Add a record. It survives the death of the process as soon as this returns; a power failure after `sync`.
+
+        Raises:
+            OSError: if it cannot be written; the file then ends where it did.
+        """
+        left = line = _line(record)
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except BaseException:
+            with suppress(OSError):
+                self._cut(self._end)
+            raise
+        self._end += len(line)
 
     def keep(self, count: int) -> None:
         """Forget all but the first `count` of the records that were there when the file was opened."""
@@ -54,13 +67,18 @@ class Logbook:
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file; what is appended afterwards fails."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _truncate(self) -> None:
-        end = self._ends[-1] if self._ends else 0
+        self._cut(self._ends[-1] if self._ends else 0)
+
+    def _cut(self, end: int) -> None:
         os.ftruncate(self._descriptor, end)
         os.lseek(self._descriptor, end, os.SEEK_SET)
+        self._end = end
 
 
 def read_records(path: Path) -> list[Record]:
@@ -88,4 +106,10 @@ def _parsed(contents: bytes) -> Iterator[tuple[Record, int]]:
         line, end = contents[end:newline], newline + 1
         if line[:8] != b"%08x" % zlib.crc32(line[9:]):
             return
-        yield json.loads(line[9:].decode("utf-8", "surrogatepass")), end
+        try:
+            record = json.loads(line[9:].decode("utf-8", "surrogatepass"))
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(record, dict):
+            return
+        yield record, end

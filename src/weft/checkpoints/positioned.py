@@ -35,6 +35,9 @@ _SEEKING = tuple(Lock() for _ in range(64))
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 """What the systems answer when somebody else has a lock."""
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems answer that know no locks, as some of clusters do."""
+
 
 def read_at(descriptor: int, view: memoryview, position: int) -> int:
     """Fill a buffer from a place of a file. Safe from several threads, if all use this.
@@ -141,5 +144,6 @@ def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
     except OSError as error:
         if error.errno in _HELD:
             return False
-        raise
+        if error.errno not in _NO_LOCKS:
+            raise
     return True

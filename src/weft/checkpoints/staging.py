@@ -9,63 +9,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weft.checkpoints.beside import JOURNAL, STAGING, beside, check_beside
 from weft.checkpoints.checkpoint import Array
 from weft.checkpoints.layout import Layout
-from weft.checkpoints.locking import LOCK, busy, is_locked, locked
+from weft.checkpoints.locking import locked
 from weft.checkpoints.logbook import Logbook, Record, read_records
 from weft.checkpoints.positioned import begin_writing_back, reserve, write_at
-from weft.checkpoints.sources import ChangedError
-from weft.checkpoints.swap import OLD, old_path, put, recover, sync, sync_tree
-from weft.errors import InputError, MergeError
+from weft.checkpoints.swap import put, recover, sync, sync_tree
+from weft.errors import MergeError
 
-STAGING = "weft-staging"
-_JOURNAL = "journal"
+_OPENED = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 Identity = Mapping[str, Any]
 """What an output is made of; JSON. Work is taken up again only for the same."""
-
-
-def staging_path(target: Path) -> Path:
-    """The staging folder of an output."""
-    return _beside(target, STAGING)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What an earlier run left.
-
-    Attributes:
-        folder: the staging folder.
-        identity: what it was making; empty if that is not known.
-        records: what it noted.
-        committed: whether the output it was making is in its place already.
-    """
-
-    folder: Path
-    identity: Identity
-    records: list[Record]
-    committed: bool
-
-
-def find_begun(target: Path) -> Begun | None:
-    """What an earlier run left of this output, only looked at. None if there is nothing of use.
-
-    Raises:
-        InputError: if another process is writing it now.
-    """
-    folder = staging_path(target)
-    if is_locked(target):
-        raise busy(target)
-    records = read_records(folder / _JOURNAL)
-    if not records:
-        return None
-    return Begun(folder, records[0].get("identity", {}), records, _is_committed(records, target))
 
 
 class Staging:
@@ -79,15 +39,17 @@ class Staging:
     Attributes:
         output: the folder with the files in the making.
         logbook: what is done, where that is kept.
+        is_worthless: whether nobody should go on from here, as an input is at fault.
 
     Use `staging(...)`, which locks, and cleans up.
     """
 
     def __init__(self, target: Path, layout: Layout, identity: Identity | None = None) -> None:
         self.target = target
-        self.folder = staging_path(target)
+        self.folder = beside(target, STAGING)
         self.output = self.folder / "output"
         self.logbook: Logbook | None = None
+        self.is_worthless = False
         self._layout = layout
         self._identity = identity
         self._descriptors: list[int] = []
@@ -95,15 +57,17 @@ class Staging:
 
     def prepare(self) -> None:
         """Open the files of an earlier run for the same output; else create them at their final size."""
-        if not (self._identity is not None and self._is_left()):
+        if self._is_left():
+            self._remove_strays()
+        else:
             self.discard()
             self.output.mkdir(parents=True)
-        else:
-            self._remove_strays()
+            for folder in (self.output, self.folder, self.target.parent):
+                sync(folder)
         for shard in self._layout.shards:
             file = self.output / shard.name
             file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            descriptor = os.open(file, _OPENED, 0o666)
             self._descriptors.append(descriptor)
             if os.fstat(descriptor).st_size != shard.size:
                 reserve(descriptor, shard.size)
@@ -112,7 +76,7 @@ class Staging:
         for name, content in self._layout.indices.items():
             (self.output / name).write_bytes(content)
         if self._identity is not None:
-            self.logbook = Logbook(self.folder / _JOURNAL)
+            self.logbook = Logbook(self.folder / JOURNAL)
             if not self.logbook.records:
                 self.logbook.append({"identity": self._identity})
 
@@ -138,12 +102,12 @@ class Staging:
 
     def begin_sync(self) -> None:
         """Begin to bring what is written to the disk, which has nothing to do while we compute."""
-        for descriptor in self._descriptors:
+        for descriptor in tuple(self._descriptors):
             begin_writing_back(descriptor)
 
     def sync(self) -> None:
         """Make what is written survive a power failure."""
-        for descriptor in self._descriptors:
+        for descriptor in tuple(self._descriptors):
             os.fsync(descriptor)
 
     def commit(self, overwrite: bool) -> None:
@@ -151,17 +115,15 @@ class Staging:
         self.sync()
         self._close_files()
         sync_tree(self.output)
-        finished = self.output
-        if self.target.suffix == ".safetensors":
-            finished = self.output / self._layout.shards[0].name
         if self.logbook is not None:
-            self.logbook.append({"commit": finished.stat().st_ino})
+            files = {shard.name: shard.size for shard in self._layout.shards}
+            self.logbook.append({"commit": {"id": _id(self._finished), "files": files}})
             self.logbook.sync()
-        put(finished, self.target, overwrite)
+        put(self._finished, self.target, overwrite)
         sync(self.target.parent)
         self.close()
-        _remove(self.folder, last=_JOURNAL)  # until then it tells that the output is in its place
-        recover(self.target)
+        _remove(self.folder, last=JOURNAL)  # until then it tells that the output is in its place
+        recover(self.target, is_new=True)
 
     def close(self) -> None:
         """Close the files."""
@@ -172,15 +134,28 @@ class Staging:
 
     def discard(self) -> None:
         """Remove what is there."""
-        _discard(self.folder)
+        discard(self.folder)
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether another run can go on from what is on disk now."""
+        records = read_records(self.folder / JOURNAL)
+        return self._identity is not None and bool(records) and records[0].get("identity") == self._identity
+
+    @property
+    def _finished(self) -> Path:
+        """What is put into the output's place: the folder, or its only file."""
+        return self.output / self._layout.shards[0].name if self.target.suffix == ".safetensors" else self.output
 
     def _is_left(self) -> bool:
-        """Whether an earlier run left this very output, with all of its files."""
-        records = read_records(self.folder / _JOURNAL)
-        if not records or records[0].get("identity") != self._identity:
+        """Whether an earlier run left this very output, with all of its files; and not what was in its place before."""
+        if not self.is_resumable:
             return False
         files = ((self.output / shard.name, shard.size) for shard in self._layout.shards)
-        return all(file.is_file() and file.stat().st_size == size for file, size in files)
+        if not all(_is_file_of(file, size) for file, size in files):
+            return False
+        commit = last_commit(read_records(self.folder / JOURNAL))
+        return not commit or commit.get("id") == _id(self._finished)
 
     def _remove_strays(self) -> None:
         """Files that an earlier run put beside the weights are put there anew."""
@@ -190,6 +165,7 @@ class Staging:
                 path.unlink()
 
     def _close_files(self) -> None:
+        self._places.clear()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
@@ -199,7 +175,7 @@ def staging(target: Path, layout: Layout, identity: Identity | None = None, rest
     """A prepared staging area.
 
     Whatever an earlier run left of the same output is taken up. After a failure the area stays, so that the next run
-    can go on; unless nothing was kept, or the inputs themselves were at fault.
+    can go on; unless nothing was kept, or it is worthless.
 
     Args:
         target: what shall appear.
@@ -211,6 +187,7 @@ def staging(target: Path, layout: Layout, identity: Identity | None = None, rest
         InputError: if another process is writing the same output.
         MergeError: if the disk refuses.
     """
+    check_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
@@ -229,98 +206,40 @@ def staging(target: Path, layout: Layout, identity: Identity | None = None, rest
 @contextmanager
 def _closing(area: Staging) -> Iterator[None]:
     """Close it at the end, and remove it unless another run can go on from it."""
-    is_kept = False
     try:
         yield
-    except (InputError, ChangedError):
-        raise
-    except BaseException:
-        is_kept = area.logbook is not None
-        raise
     finally:
         area.close()
-        if not is_kept:
+        if area.is_worthless or not area.is_resumable:
             area.discard()
 
 
-def remove_begun(target: Path) -> None:
-    """Remove what an earlier run left of an output, after bringing back what it had put aside.
-
-    Raises:
-        InputError: if another process is writing it now.
-    """
-    with locked(target):
-        recover(target)  # what was put aside comes back, or goes
-        _discard(staging_path(target))
+def _id(path: Path) -> list[int]:
+    """What a file system knows a file or folder by, wherever it is moved."""
+    told = path.stat()
+    return [told.st_dev, told.st_ino]
 
 
-@dataclass(frozen=True)
-class Abandoned:
-    """What an earlier run left and nobody is working on.
-
-    Attributes:
-        target: the output that it was making.
-        size: bytes on disk.
-        seconds: since it was last written to.
-    """
-
-    target: Path
-    size: int
-    seconds: float
-
-    @property
-    def folder(self) -> Path:
-        """The staging folder."""
-        return staging_path(self.target)
+def _is_file_of(path: Path, size: int) -> bool:
+    """Whether this is a file itself, not a link to one, of this size."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == size
 
 
-def find_abandoned(place: Path) -> Iterator[Abandoned]:
-    """What earlier runs left, and nobody is writing.
-
-    Args:
-        place: a folder with outputs, or an output.
-
-    Raises:
-        InputError: if there is no such place.
-    """
-    kinds = (STAGING, OLD, LOCK)
-    names = [place] if any(_beside(place, kind).exists() for kind in kinds) else []
-    if not names and not place.is_dir():
-        raise InputError(f"no such folder or unfinished output: {place}", "check the path")
-    for kind in kinds if place.is_dir() else ():
-        names += (place / path.name.removeprefix(".").removesuffix(f".{kind}") for path in place.glob(f".*.{kind}"))
-    for target in dict.fromkeys(sorted(names)):
-        if not is_locked(target):
-            yield Abandoned(target, left_size(target), _idle(target))
-
-
-def _idle(target: Path) -> float:
-    places = [*staging_path(target).glob("*"), *(_beside(target, kind) for kind in (STAGING, OLD, LOCK))]
-    return max(time.time() - max((p.stat().st_mtime for p in places if p.exists()), default=0.0), 0.0)
-
-
-def _beside(target: Path, kind: str) -> Path:
-    return target.parent / f".{target.name}.{kind}"
-
-
-def left_size(target: Path) -> int:
-    """Bytes on disk that an unfinished output takes."""
-    places = (staging_path(target), old_path(target))
-    files = [file for place in places for file in place.rglob("*") if file.is_file()]
-    return sum(getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512 for file in files for stat in [file.stat()])
-
-
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Remove a staging folder; first of all the logbook, so that what is left of the rest is never taken up."""
     with suppress(FileNotFoundError):
-        (folder / _JOURNAL).unlink()
+        if not folder.is_symlink():
+            (folder / JOURNAL).unlink()
     _remove(folder)
 
 
 def _remove(folder: Path, last: str = "") -> None:
-    """Remove a folder, one of the files in it after all others."""
+    """Remove a folder, one of the files in it after all others. Of a link, the link."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
     for path in list(folder.glob("*")):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != last:
             path.unlink()
@@ -328,11 +247,10 @@ def _remove(folder: Path, last: str = "") -> None:
         shutil.rmtree(folder)
 
 
-def _is_committed(records: list[Record], target: Path) -> bool:
-    inodes = [record["commit"] for record in records if "commit" in record]
-    with suppress(OSError):
-        return bool(inodes) and target.stat().st_ino == inodes[-1]
-    return False
+def last_commit(records: Sequence[Record]) -> dict[str, Any]:
+    """What the last attempt to put an output in its place noted; empty if there was none."""
+    commits = [record["commit"] for record in records if isinstance(record.get("commit"), dict)]
+    return commits[-1] if commits else {}
 
 
 def _write_all(descriptor: int, view: memoryview, position: int) -> None:

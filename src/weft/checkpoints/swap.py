@@ -9,18 +9,16 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from weft.checkpoints.beside import OLD, beside
 from weft.errors import MergeError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
-OLD = "weft-old"
-
-
 def old_path(target: Path) -> Path:
     """Where what a target held waits for a moment, if a file system cannot exchange two folders in one step."""
-    return target.parent / f".{target.name}.{OLD}"
+    return beside(target, OLD)
 
 
 def put(finished: Path, target: Path, overwrite: bool) -> None:
@@ -45,15 +43,20 @@ def put(finished: Path, target: Path, overwrite: bool) -> None:
         _in_two_steps(finished, target)
 
 
-def recover(target: Path) -> None:
-    """Bring back what was put aside for a replacement that a crash prevented, or remove it if that came through."""
+def recover(target: Path, is_new: bool = False) -> None:
+    """Bring back what was put aside for a replacement that a crash prevented.
+
+    Args:
+        target: the output.
+        is_new: whether what lies there now is what was to replace the old; only then the old one is removed.
+    """
     old = old_path(target)
     if not old.exists():
         return
-    if target.exists():
-        shutil.rmtree(old)
-    else:
+    if not os.path.lexists(target):
         os.rename(old, target)
+    elif is_new:
+        shutil.rmtree(old)
 
 
 def sync_tree(folder: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from weft.cli import asking
 
 if TYPE_CHECKING:
-    from weft.checkpoints.staging import Abandoned
+    from weft.checkpoints.leftovers import Abandoned
 
 
 def clean(
@@ -27,7 +27,7 @@ def clean(
     """
     import json
 
-    from weft.checkpoints.staging import find_abandoned, remove_begun
+    from weft.checkpoints.leftovers import find_abandoned, remove_begun
     from weft.cli.reporting import console, literal, reported, size_text
 
     with reported(as_json):

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 _UNFINISHED = "What was done is kept beside the output: the same command goes on from there, `weft clean` removes it."
 
 
+def _unfinished(output: Path | None) -> str:
+    """What to say of a merge that did not come to its end."""
+    from weft.checkpoints.beside import JOURNAL, STAGING, beside
+
+    return _UNFINISHED if output and (beside(output, STAGING) / JOURNAL).exists() else ""
+
+
 def merge(
     what: asking.OptionalWhat = None,
     output: Annotated[
@@ -57,7 +64,7 @@ def merge(
     from weft.cli.reporting import Shown, reported
     from weft.engine.merging import merge_to
 
-    with reported(as_json, _UNFINISHED):
+    with reported(as_json, lambda: _unfinished(output)):
         options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "memory": memory, "workers": workers}
         options["hashes"] = hashes
         if reproduce is not None:

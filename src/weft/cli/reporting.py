@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock
 from types import TracebackType
@@ -28,7 +28,7 @@ def console() -> Console:
 
 
 @contextmanager
-def reported(as_json: bool, unfinished: str = "") -> Iterator[None]:
+def reported(as_json: bool, unfinished: Callable[[], str] = str) -> Iterator[None]:
     """Turn Weft's errors into one clear message and an exit code: 2 for bad input, 1 for a merge that failed.
 
     A request to terminate ends like an interrupt.
@@ -46,12 +46,12 @@ def reported(as_json: bool, unfinished: str = "") -> Iterator[None]:
         if as_json:
             typer.echo(json.dumps({"ok": False, "problems": _problems(error)}, indent=2))
         else:
-            more = f"\n{unfinished}" if unfinished and code == FAILED else ""
+            more = f"\n{unfinished()}".rstrip() if code == FAILED else ""
             text = f"[bold red]error:[/] {literal(str(error) + more)}"
             Console(stderr=True, soft_wrap=True).print(text, highlight=False)
         raise typer.Exit(code) from None
     except KeyboardInterrupt:
-        Console(stderr=True, soft_wrap=True).print(f"interrupted\n{unfinished}".strip(), highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"interrupted\n{unfinished()}".strip(), highlight=False)
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -11,9 +11,10 @@ import yaml
 
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.layout import Layout
+from weft.checkpoints.rows import RowMap
 from weft.checkpoints.staging import Identity
 from weft.engine.inputs import Inputs
-from weft.engine.record import recipe_text
+from weft.engine.record import environment, recipe_text
 from weft.recipes.schema import Recipe
 from weft.version import __version__
 
@@ -31,17 +32,26 @@ def identity(recipe: Recipe, inputs: Inputs, layout: Layout) -> Identity | None:
     maps = inputs.vocabulary.maps if inputs.vocabulary else {}
     told = {
         "weft": __version__,
+        "environment": dict(environment()),
         "recipe": recipe_text(recipe),
         "inputs": {label: _told(checkpoint) for label, checkpoint in every},
-        "vocabulary": _digest(repr(sorted((k, sorted(v.items())) for k, v in maps.items()))),
+        "vocabulary": _digest("".join(_told_rows(maps))),
         "layout": _digest("".join(f"{s.name} {s.size} {hashlib.sha256(s.header).hexdigest()}" for s in layout.shards)),
     }
     return json.loads(json.dumps(told))  # type: ignore[no-any-return]  # as it will be read back
 
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any]:
-    files = {str(file.path): [file.size, file.mtime_ns] for file in checkpoint.sources}
+    files = {str(file.path.absolute()): [file.size, file.mtime_ns] for file in checkpoint.sources}
     return {"files": files, "header": checkpoint.fingerprint["header_sha256"]}
+
+
+def _told_rows(maps: Mapping[str, Mapping[str, RowMap]]) -> Iterator[str]:
+    """Where every row of every tensor comes from."""
+    for label, rows in sorted(maps.items()):
+        for name, own in sorted(rows.items()):
+            sources = [f"{checkpoint.label} {tensor}" for checkpoint, tensor in own.sources]
+            yield f"{label} {name} {sources} {own.origin.tobytes().hex()} {own.row.tobytes().hex()}"
 
 
 def _digest(text: str) -> str:
@@ -55,6 +65,9 @@ def differences(then: Identity, now: Identity) -> Iterator[str]:
         return
     if then["weft"] != now["weft"]:
         yield f"it was weft {then['weft']} then and is {now['weft']} now"
+    if then["environment"] != now["environment"]:
+        changes = _changed(yaml.safe_dump(then["environment"]), yaml.safe_dump(now["environment"]))
+        yield f"it was computed by other programs ({'; '.join(changes)})"
     if then["recipe"] != now["recipe"]:
         yield f"the recipe is another ({'; '.join(_changed(then['recipe'], now['recipe']))})"
     yield from _other_inputs(then["inputs"], now["inputs"])

@@ -17,6 +17,7 @@ from typing import Any
 from weft.checkpoints.logbook import Logbook, Record
 from weft.engine.ranges import Ranges
 from weft.engine.work import Tile
+from weft.errors import MergeError
 
 _INTERVAL = 0.25
 """Seconds between two entries, in which work is done that a killed process must do again."""
@@ -50,6 +51,7 @@ class Journal:
         self._masks: list[str] = []
         self._pending: Record = {}
         self._entries = 0
+        self._failed: OSError | None = None
         self._told = time.monotonic()
         if logbook is not None:
             _believe(logbook)
@@ -74,7 +76,12 @@ class Journal:
         return iter([(start, stop)]) if done is None else done.missing(start, stop)
 
     def wrote(self, tiles: Sequence[Tile[Any]], tally: Tally) -> None:
-        """These ranges of tensors are in their places; this was noticed in computing them."""
+        """These ranges of tensors are in their places; this was noticed in computing them.
+
+        Raises:
+            MergeError: if what was written before could not be brought to the disk.
+        """
+        self._check()
         with self._lock:
             written = self._pending.setdefault("wrote", {})
             for tile in tiles:
@@ -137,9 +144,12 @@ class Journal:
             yield
         finally:
             stop.set()
-            thread.join()
+            while thread.is_alive():
+                with suppress(KeyboardInterrupt):  # files must not be closed under it
+                    thread.join()
             with self._lock:
                 self._flush()
+        self._check()
 
     def _sync_until(self, stop: threading.Event, begin: Callable[[], None], sync: Callable[[], None]) -> None:
         synced = time.monotonic()
@@ -148,20 +158,39 @@ class Journal:
             if time.monotonic() - synced < _SYNC_INTERVAL:
                 continue
             synced = time.monotonic()
-            with self._lock:
-                self._flush()
-                entries = self._entries
-            with suppress(OSError):  # the commit will sync again, and tell
-                sync()
-                with self._lock:
-                    self._append({"synced": entries})
-                self._logbook.sync()
+            try:
+                self._sync(self._logbook, sync)
+            except OSError as error:
+                self._distrust(error)
+                return
+
+    def _sync(self, logbook: Logbook, sync: Callable[[], None]) -> None:
+        with self._lock:
+            self._flush()
+            entries = self._entries
+        sync()
+        with self._lock:
+            self._append({"synced": entries})
+        logbook.sync()
+
+    def _distrust(self, error: OSError) -> None:
+        """Once a sync has failed, nobody knows what reached the disk, and no later sync will tell."""
+        with self._lock:
+            self._failed = error
+            with suppress(OSError):
+                self._append({"distrust": True})
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            told = self._failed.strerror or self._failed
+            raise MergeError(f"the output could not be brought to the disk: {told}") from self._failed
 
     def _flush(self) -> None:
         self._told = time.monotonic()
         if self._pending:
-            pending, self._pending = self._pending, {}
-            self._append({**pending, "wrote": {n: _joined(r) for n, r in pending.get("wrote", {}).items()}})
+            wrote = {name: _joined(ranges) for name, ranges in self._pending.get("wrote", {}).items()}
+            self._append({**self._pending, "wrote": wrote})
+            self._pending = {}
 
     def _append(self, record: Record) -> None:
         if self._logbook is not None:
@@ -207,9 +236,10 @@ def _joined(ranges: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
 
 
 def _believe(logbook: Logbook) -> None:
-    """After a reboot, forget what was not synced: the data that it speaks of may never have reached the disk."""
+    """Forget what was not synced after a reboot, or a sync that failed: its data may never have reached the disk."""
     boots = [record["run"] for record in logbook.records if "run" in record]
-    if not boots or (boots[-1] and boots[-1] == _boot()):
+    is_distrusted = any("distrust" in record for record in logbook.records)
+    if not boots or (boots[-1] and boots[-1] == _boot() and not is_distrusted):
         return
     counts = [record["synced"] for record in logbook.records if "synced" in record]
     commits = [k + 1 for k, record in enumerate(logbook.records) if "commit" in record]

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from weft.checkpoints.checkpoint import Checkpoint
-from weft.checkpoints.companions import copy_companions
+from weft.checkpoints.companions import companions, copy_companions
+from weft.checkpoints.leftovers import remove_begun
 from weft.checkpoints.memory import is_torch_tensor
 from weft.checkpoints.opening import expanded
 from weft.checkpoints.output import MemorySink
-from weft.checkpoints.sources import check_unchanged
-from weft.checkpoints.staging import remove_begun, staging
+from weft.checkpoints.sources import ChangedError, SourceFile, check_unchanged
+from weft.checkpoints.staging import Staging, staging
 from weft.engine.cost import bytes_to_move, bytes_to_read
 from weft.engine.executing import execute
 from weft.engine.forecast import Forecast, forecast, remember_rate
@@ -24,8 +25,9 @@ from weft.engine.journal import Journal
 from weft.engine.lineage import strangers
 from weft.engine.preparing import Job, RecipeLike, as_recipe, opened, prepare
 from weft.engine.progress import Progress
-from weft.engine.record import write_record
+from weft.engine.record import check_hashing, write_record
 from weft.engine.settings import Settings
+from weft.engine.target import check_replaceable
 from weft.engine.work import Work
 from weft.errors import InputError
 from weft.kernels.dtypes import BY_NAME
@@ -167,7 +169,10 @@ def _begun(job: Job) -> Iterator[str]:
 def _target(output: str | os.PathLike[str]) -> Path:
     """The place itself: what a link points to is replaced, not the link."""
     named = expanded(output)
-    return named.resolve() if named.is_symlink() else named
+    try:
+        return named.resolve() if named.is_symlink() or named.name in ("", "..") else named
+    except (OSError, RuntimeError):
+        raise InputError(f"{named} is a link that leads nowhere", "remove it, or choose another output") from None
 
 
 def _described(inputs: Inputs) -> Iterator[dict[str, Any]]:
@@ -213,6 +218,8 @@ def merge_to(
     progress = progress or Progress()
     recipe = as_recipe(recipe)
     target = _target(output)
+    if hashes:
+        check_hashing()
     began = time.monotonic()
     with opened(recipe, progress) as inputs:
         settings = Settings(_bytes(memory), workers)
@@ -238,17 +245,35 @@ def _run(
     if job.share_done:
         progress.continued(job.share_done)
     with staging(job.target, job.layout, job.identity, job.restart) as area:
-        journal = Journal(area.logbook, area.folder / "statistics" if area.logbook else None)
-        with journal.synced_at_intervals(area.begin_sync, area.sync):
-            notes = execute(job.plan, job.budget, area, progress, recipe.on_nonfinite, journal)
+        notes = _compute(job, recipe, inputs, area, progress)
         _warn(notes, progress)
         progress.phase("writing to disk", 0)
-        check_unchanged(inputs.sources())
         if job.target.suffix != ".safetensors":
             _accompany(area.output, recipe, inputs)
             write_record(area.output, job.target, recipe, inputs, job.layout, hashes)
+        check_replaceable(job.target)
         area.commit(overwrite)
     return notes
+
+
+def _compute(job: Job, recipe: Recipe, inputs: Inputs, area: Staging, progress: Progress) -> tuple[str, ...]:
+    """All tensors, into the staging area; inputs that are at fault make what is there worthless."""
+    files = [*inputs.sources(), *_companions(inputs)]
+    journal = Journal(area.logbook, area.folder / "statistics" if area.logbook else None)
+    try:
+        with journal.synced_at_intervals(area.begin_sync, area.sync):
+            notes = execute(job.plan, job.budget, area, progress, recipe.on_nonfinite, journal)
+        check_unchanged(files)
+    except (InputError, ChangedError):
+        area.is_worthless = True
+        raise
+    return notes
+
+
+def _companions(inputs: Inputs) -> Iterator[SourceFile]:
+    folder = inputs.reference.path
+    if folder is not None and folder.is_dir():
+        yield from (SourceFile.at(folder / name) for name in companions(folder))
 
 
 def _report(job: Job, recipe: Recipe, warnings: tuple[str, ...], seconds: float) -> Report:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from weft.checkpoints.layout import Layout, lay_out
-from weft.checkpoints.staging import Begun, Identity, find_begun, left_size
+from weft.checkpoints.leftovers import Begun, find_begun, left_size
+from weft.checkpoints.staging import Identity
 from weft.engine.forecast import free_disk
 from weft.engine.identity import differences, identity
 from weft.engine.inputs import Inputs, open_inputs
@@ -54,7 +56,7 @@ class Job:
         """Whether an earlier run did all of it, and was killed before it could say so."""
         return self.begun is not None and self.begun.committed and self.begun.identity == self.identity
 
-    @property
+    @cached_property
     def share_done(self) -> float:
         """How much of the output an earlier run wrote, between 0 and 1."""
         if self.begun is None or self.begun.committed or self.begun.identity != self.identity:

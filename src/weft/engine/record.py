@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -128,7 +129,7 @@ def _plain(value: Any) -> Any:
 def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[str, Any]:
     return {
         "weft": __version__,
-        "environment": dict(_environment()),
+        "environment": dict(environment()),
         "inputs": fingerprints(inputs),
         "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
         "outputs": dict(_outputs(folder, layout, hashes)),
@@ -145,7 +146,8 @@ def fingerprints(inputs: Inputs) -> dict[str, dict[str, Any]]:
     return told
 
 
-def _environment() -> Iterator[tuple[str, str]]:
+def environment() -> Iterator[tuple[str, str]]:
+    """What it runs on, and with what."""
     from importlib.metadata import version
 
     yield "python", platform.python_version()
@@ -166,16 +168,25 @@ def _outputs(folder: Path, layout: Layout, hashes: bool) -> Iterator[tuple[str, 
             yield name, {"size": path.stat().st_size, "blake3": content_hash(path)}
 
 
+def check_hashing() -> None:
+    """See that contents can be hashed.
+
+    Raises:
+        InputError: if blake3 is not installed.
+    """
+    if importlib.util.find_spec("blake3") is None:
+        raise InputError("--hash needs the package blake3", 'pip install "weft[hash]"')
+
+
 def content_hash(path: Path) -> str:
     """The blake3 hash of a file, in hexadecimal.
 
     Raises:
         InputError: if blake3 is not installed.
     """
-    try:
-        from blake3 import blake3
-    except ImportError:
-        raise InputError("--hash needs the package blake3", 'pip install "weft[hash]"') from None
+    check_hashing()
+    from blake3 import blake3
+
     hasher = blake3(max_threads=blake3.AUTO)
     return str(hasher.update_mmap(path).hexdigest() if path.stat().st_size else hasher.hexdigest())
 

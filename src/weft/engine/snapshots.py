@@ -32,10 +32,12 @@ class Share:
 
     Attributes:
         arrays: counts, by name; what several threads have counted is put together.
+        is_whole: whether that is so; not if counting a tile was broken off.
         done: ranges of tensors, by the tensors' positions in the scope.
     """
 
     arrays: Arrays
+    is_whole: bool = True
     done: list[tuple[int, int, int]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -43,8 +45,10 @@ class Share:
     def counting(self, ranges: Iterable[tuple[int, int, int]]) -> Iterator[None]:
         """While these are counted."""
         with self.lock:
+            self.is_whole = False
             yield
             self.done.extend(ranges)
+            self.is_whole = True
 
 
 class Snapshots:
@@ -53,12 +57,18 @@ class Snapshots:
     Args:
         file: where it is kept; None if it is not.
         vouches: says whether all that was counted so far may be relied upon.
+        expected: the shapes of the arrays that a thread fills, by name; a snapshot with others is of another search.
         merge: adds to an array what another thread has in its array of that name.
         together: arrays that all threads fill in different places, where there are such.
     """
 
     def __init__(
-        self, file: Path | None, vouches: Callable[[], bool], merge: Callable[[Array, Array], None], together: Arrays
+        self,
+        file: Path | None,
+        vouches: Callable[[], bool],
+        merge: Callable[[Array, Array], None],
+        together: Arrays,
+        expected: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._file = file
         self._merge = merge
@@ -71,7 +81,7 @@ class Snapshots:
         self._due = self._began + _INTERVAL
         self.restored: dict[str, Array] = {}
         if file is not None:
-            self._restore(file)
+            self._restore(file, {**expected, **{name: array.shape for name, array in together.items()}})
 
     def share(self, arrays: Arrays) -> Share:
         """A thread's own part."""
@@ -102,7 +112,7 @@ class Snapshots:
         began = time.monotonic()
         done, totals = self._collected()
         ranges = np.array([(k, *r) for k, ranges in sorted(done.items()) for r in ranges], np.int64).reshape(-1, 3)
-        if self._vouches():
+        if self._vouches() and all(share.is_whole for share in self._shares):
             _write(file, {**totals, "done": ranges})
         now = time.monotonic()
         self._due = now + max(_INTERVAL, 20 * (now - began))
@@ -127,9 +137,12 @@ class Snapshots:
     def _done_in(self, work: int) -> Ranges:
         return self._done.setdefault(work, Ranges())
 
-    def _restore(self, file: Path) -> None:
+    def _restore(self, file: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
         found = _read(file)
-        for work, start, stop in found.pop("done", np.zeros((0, 3), np.int64)).tolist():
+        done = found.pop("done", np.zeros((0, 3), np.int64))
+        if {name: array.shape for name, array in found.items()} != expected:
+            return
+        for work, start, stop in done.tolist():
             self._done_in(work).add(start, stop)
         for name, array in found.items():
             if name in self._together:

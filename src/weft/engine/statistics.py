@@ -221,17 +221,20 @@ class _Pass:
         compute = FLOAT64 if self._statistic.double else work.compute
         return bind(work, expression, self._functions, self._values[work], compute, end, compute=compute, model=slot)
 
-    def _evaluated(
-        self, worker: _Worker, strip: Strip[Work], slots: Iterable[Slot], keep: bool = True
-    ) -> Iterator[tuple[Slot, Array]]:
+    def _evaluated(self, worker: _Worker, strip: Strip[Work], slots: Iterable[Slot]) -> Iterator[tuple[Slot, Array]]:
         """The expression over a strip, for one slot after the other, in memory that is used again."""
-        inputs = self._scope.inputs(strip, worker.buffers, keep)
+        inputs = self._scope.inputs(strip, worker.buffers, keep=True)
+        yield from self._computed(worker, strip, inputs, slots)
+        inputs.finish()
+
+    def _computed(
+        self, worker: _Worker, strip: Strip[Work], inputs: StripInputs, slots: Iterable[Slot]
+    ) -> Iterator[tuple[Slot, Array]]:
         compute = FLOAT64 if self._statistic.double else strip.item.compute
         out = worker.buffers.typed("expression", strip.size, compute.storage)
         for slot in slots:
             self._bound[strip.item][slot](inputs, strip.start, out)
             yield slot, out
-        inputs.finish()
 
     def _totals(self, fold: Total) -> dict[tuple[Work, Slot], float]:
         blocks = {work: -(-work.spec.size // BLOCK) for work in self._scope.works}
@@ -245,7 +248,7 @@ class _Pass:
                     sums[tile.item, slot][first : first + len(partial)] = partial
 
         named = {f"{self._positions[work]} {slot}": array for (work, slot), array in sums.items()}
-        snapshots = self._snapshots(0, np.add, named)
+        snapshots = self._snapshots(0, np.add, named, {})
         self._sweep(snapshots, lambda: _Worker(snapshots.share({}), self._scope.buffers()), step)
         totals = {slot: _exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
         return {
@@ -293,9 +296,9 @@ class _Pass:
                 selections[slot].add(values, worker.tables[slot])
 
         merge = next(iter(selections.values())).merge
-        snapshots = self._snapshots(number, merge, {})
-        workers = self._sweep(snapshots, start, step)
         before = {slot: selection.tables() for slot, selection in selections.items()}
+        snapshots = self._snapshots(number, merge, {}, {name: table.shape for name, table in _named(before).items()})
+        workers = self._sweep(snapshots, start, step)
         for name, table in _named(before).items():
             if name in snapshots.restored:
                 merge(table, snapshots.restored[name])
@@ -307,11 +310,13 @@ class _Pass:
         pieces = list(_sampled(self._scope, len(selections)))
         if not pieces:
             return
+        unwatched = Watch("ignore", self._scope.journal)  # all of it will be gone over anyway
         samples = {slot: np.zeros((len(pieces), _STRETCH), self._scope.works[0].compute.storage) for slot in selections}
 
         def step(worker: _Worker, task: tuple[int, Tile[Work]]) -> None:
             row, tile = task
-            for slot, values in self._evaluated(worker, Strip((tile,)), selections, keep=False):
+            inputs = StripInputs(self._scope.reader, Strip((tile,)), worker.buffers, False, unwatched)
+            for slot, values in self._computed(worker, Strip((tile,)), inputs, selections):
                 samples[slot][row] = values
 
         self._scope.runner.run(enumerate(pieces), lambda: _Worker(Share({}), Buffers()), step)
@@ -319,13 +324,19 @@ class _Pass:
             selections.items(), lambda: None, lambda _, task: task[1].expect(samples[task[0]], self._scope.count)
         )
 
-    def _snapshots(self, number: int, merge: Callable[[Array, Array], Any], together: Mapping[str, Array]) -> Snapshots:
+    def _snapshots(
+        self,
+        number: int,
+        merge: Callable[[Array, Array], Any],
+        together: Mapping[str, Array],
+        expected: Mapping[str, tuple[int, ...]],
+    ) -> Snapshots:
         """What is kept of one sweep over the scope, and what an earlier run kept of it."""
         file = None
         if self._scope.journal.folder and self._scope.is_worth_keeping:
             name = hashlib.sha256(repr((*self._key, number)).encode()).hexdigest()[:16]
             file = self._scope.journal.folder / name
-        return Snapshots(file, self._scope.watch.vouches, merge, together)
+        return Snapshots(file, self._scope.watch.vouches, merge, together, expected)
 
     def _sweep(
         self, snapshots: Snapshots, start: Callable[[], _Worker], step: Callable[[_Worker, Strip[Work]], None]

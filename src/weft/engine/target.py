@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.plain_files import read_json
 from weft.engine.inputs import Inputs
 from weft.engine.record import LOCK
-from weft.errors import InputError, listed
+from weft.errors import InputError, MergeError, listed
 
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".yaml", ".yml", ".json")
 
@@ -34,6 +35,11 @@ def check_target(target: Path, inputs: Inputs, overwrite: bool) -> None:
         if parent.exists() and not parent.is_dir():
             raise InputError(f"the output {target} cannot exist: {parent} is a file", "choose another output")
     _check_inputs(target, inputs)
+    here = target.absolute()
+    if os.path.ismount(target) or here == Path.cwd() or here in Path.cwd().parents:
+        raise InputError(
+            f"{target} cannot be replaced: it is where a disk begins, or where you are", "name a folder in it"
+        )
     if not target.exists():
         return
     if not overwrite:
@@ -45,6 +51,18 @@ def check_target(target: Path, inputs: Inputs, overwrite: bool) -> None:
         raise InputError(
             f"{target} holds what no merge wrote and --overwrite would delete: {listed(strangers)}",
             "move that away, or choose another output",
+        )
+
+
+def check_replaceable(target: Path) -> None:
+    """See that nothing was put into an old output while the merge ran, which would go with it.
+
+    Raises:
+        MergeError: naming it.
+    """
+    if target.is_dir() and (strangers := sorted(_strangers(target))):
+        raise MergeError(
+            f"{target} now holds what no merge wrote, and is not replaced: {listed(strangers)}; move it away"
         )
 
 

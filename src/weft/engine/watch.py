@@ -98,8 +98,8 @@ class Watch:
         if count:
             with self._lock:
                 found[work, operand] = found.get((work, operand), 0) + count
-            if self._policy == "warn":
-                self._journal.found(dict(_texts(self._found)))
+                if self._policy == "warn":
+                    self._journal.found(dict(_texts({(work, operand): found[work, operand]})))
 
     def finish_pass(self) -> None:
         """Judge what the pass brought up.
