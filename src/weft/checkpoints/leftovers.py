@@ -108,7 +108,9 @@ def find_abandoned(place: Path) -> Iterator[Abandoned]:
 def left_size(target: Path) -> int:
     """Bytes on disk that an unfinished output takes."""
     places = (beside(target, STAGING), beside(target, OLD))
-    files = [file for place in places for file in place.rglob("*") if file.is_file() and not file.is_symlink()]
+    files: list[Path] = []
+    with suppress(OSError):  # a name that is too long, say
+        files += (file for place in places for file in place.rglob("*") if file.is_file() and not file.is_symlink())
     return sum(getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512 for file in files for stat in [file.stat()])
 
 
