@@ -42,9 +42,20 @@ def find_begun(target: Path) -> Begun | None:
     if is_locked(target):
         raise busy(target)
     records = read_records(beside(target, STAGING) / JOURNAL)
-    if not records:
+    committed = _is_committed(records, target)
+    if not records or (last_commit(records) and not committed and _is_exchanged(records, target)):
         return None
-    return Begun(records[0].get("identity", {}), records, _is_committed(records, target))
+    return Begun(records[0].get("identity", {}), records, committed)
+
+
+def _is_exchanged(records: Sequence[Record], target: Path) -> bool:
+    """Whether the staging folder now holds what was in the output's place before."""
+    output = beside(target, STAGING) / "output"
+    try:
+        told = (output / target.name if target.suffix == ".safetensors" else output).stat()
+    except OSError:
+        return True
+    return last_commit(records).get("id") != [told.st_dev, told.st_ino]
 
 
 def remove_begun(target: Path) -> None:
