@@ -456,9 +456,7 @@ class Phases(Progress):
 
 
 @pytest.mark.parametrize("name", sorted(weft.methods()))
-def test_the_first_merge_ever_says_that_it_compiles(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_merge_ever_says_that_it_compiles(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And compiles what it then runs, whatever the method."""
     from weft.engine import executing
 
