@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS ?= runs/peers
 
-.PHONY: demo test fast long soak replay check bench peers fuzz format clean
+.PHONY: demo test fast long soak reliability replay check bench peers fuzz format clean
 
 demo: $(READY) ## train, fine-tune, merge and compare on real digits
 	$(BIN)/python examples/digits.py
@@ -23,6 +23,9 @@ long: $(READY) ## the tests that take minutes to hours
 
 soak: $(READY) ## random merges against the references for MINUTES; SEED and CASE run one again
 	$(BIN)/python -m tests.long.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(CASE),--case $(CASE))
+
+reliability: $(READY) ## the figures of docs/reliability.md, in an hour or two; PARTS="fuzz soak" for some, STEP=5 for fewer kills
+	$(BIN)/python benchmarks/reliability.py $(PARTS) $(if $(STEP),--step $(STEP)) $(if $(MINUTES),--minutes $(MINUTES))
 
 replay: $(READY) ## put the hashes of all merges on record anew, after a change of bits that is meant
 	$(BIN)/python -m tests.test_replay

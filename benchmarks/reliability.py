@@ -47,6 +47,7 @@ KINDS = {
     "after": "killed after a call",
     "half": "killed halfway through a write",
     "power": "power failed after a call",
+    "full": "disk full from a call on",
     "ENOSPC": "a call failed: disk full",
     "EIO": "a call failed: input/output error",
     "clock": "killed at a time",
@@ -79,8 +80,9 @@ class Figures:
 def main() -> None:
     chosen = _parser().parse_args()
     for name in [part for part in chosen.parts or PARTS if part != "draw"]:
-        every = {**load(), name: measured(PARTS[name].format(minutes=chosen.minutes), chosen.step)}
-        FIGURES.write_text(json.dumps({key: asdict(part) for key, part in every.items()}, indent=1) + "\n")
+        part = measured(PARTS[name].format(minutes=chosen.minutes), chosen.step)
+        every = {**load(), name: part}
+        FIGURES.write_text(json.dumps({key: asdict(one) for key, one in every.items()}, indent=1) + "\n")
     PAGE.write_text(filled(PAGE.read_text("utf-8"), load()), "utf-8")
 
 
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, "draw", []], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--minutes", type=float, default=10.0, help="of fuzzing, and of soaking")
-    parser.add_argument("--step", type=int, default=1, help="strike at every so many; odd, and no multiple of 3")
+    parser.add_argument("--step", type=int, default=1, help="strike at every so many; odd, and no multiple of 7")
     return parser
 
 
@@ -109,19 +111,17 @@ def measured(command: str, step: int) -> Figures:
         notes = Path(place) / "figures"
         notes.touch()
         environment = {**os.environ, "WEFT_FIGURES": str(notes), "WEFT_STEP": str(step)}
-        done = subprocess.Popen(
-            [sys.executable, "-m", *command.split()], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        assert done.stdout is not None
-        lines = [line for line in done.stdout if print(line, end="", flush=True) is None]
-        if done.wait():
+        program = [sys.executable, "-m", *command.split()]
+        with subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as running:
+            lines = [line for line in running.stdout or () if print(line, end="", flush=True) is None]
+        if running.returncode:
             raise SystemExit(f"{command}: failed; the figures are left as they were")
         records = [json.loads(line) for line in notes.read_text().splitlines()]
     facts = machine()
     told = f"{facts['processor']}, {facts['cores']} cores, {facts['system']}, Python {facts['python']}"
-    shown = f"{f'WEFT_STEP={step} ' if step != 1 else ''}python -m {command}"
+    asked = f"{f'WEFT_STEP={step} ' if step != 1 else ''}python -m {command}"
     seconds = round(time.monotonic() - began)
-    return Figures(shown, facts["commit"], facts["date"], told, seconds, _passed(lines[-1:]), records)
+    return Figures(asked, facts["commit"], facts["date"], told, seconds, _passed(lines[-1:]), records)
 
 
 def _passed(last: Sequence[str]) -> int:
@@ -237,7 +237,7 @@ def summary_table(every: Mapping[str, Figures]) -> Table:
         ("merges killed by SIGKILL, at calls of the system", _count(killed, "before", "after", "half")),
         ("merges killed by SIGKILL, by the clock", _count(killed, "clock")),
         ("power failures simulated", _count(killed, "power")),
-        ("calls that failed (disk full, input/output error)", _count(killed, "ENOSPC", "EIO")),
+        ("calls that failed (disk full, input/output error)", _count(killed, "ENOSPC", "EIO", "full")),
         ("whole commands killed, on models of 200 MB", _noted(every.get("command"), "killed")),
         ("corruptions planted in outputs, all found by `weft verify`", _noted(every.get("corruptions"), "found")),
         ("hostile files and recipes, by hand", f"{every['attacks'].passed:,}" if "attacks" in every else "-"),

@@ -23,7 +23,7 @@ from weft.checkpoints import swap
 CALLS = (
     "write", "pwrite", "fsync", "rename", "replace", "ftruncate", "posix_fallocate", "unlink", "rmdir", "mkdir",
 )  # fmt: skip
-DEATHS = ("before", "after", "half")
+_TAKES_SPACE = ("open", "write", "pwrite", "ftruncate", "posix_fallocate", "mkdir")
 
 
 @dataclass
@@ -32,7 +32,8 @@ class Layer:
 
     Attributes:
         strike_at: which call, counted from 1; 0 for none.
-        kind: `before`, `after`, `half`, `power`, or the name of an error such as `ENOSPC`.
+        kind: `before`, `after`, `half`, `power`; the name of an error such as `ENOSPC`; or `full`: from this call on,
+            nothing that takes space can be done any more.
         seed: for what a power failure takes.
         log: the calls so far.
 
@@ -53,7 +54,10 @@ class Layer:
         with self._lock:
             self.log.append(name)
             strikes = len(self.log) == self.strike_at
-        if not strikes:
+            is_full = self.kind == "full" and 0 < self.strike_at <= len(self.log) and name in _TAKES_SPACE
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if not strikes or self.kind == "full":
             result = real(*args, **options)
             self._note(name, args, result)
             return result

@@ -265,16 +265,18 @@ def test_what_a_killed_one_left_is_cleaned_away_or_taken_up(commands: Commands) 
 
 
 def _killed(commands: Commands) -> None:
-    """Killed when some of the output is written."""
-    child = commands.start()
-    journal = commands.folder / ".out.weft-staging" / "journal"
-    until = time.monotonic() + 60
-    while not (journal.exists() and b'"wrote"' in journal.read_bytes()):
-        assert child.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < until
-        time.sleep(0.005)
-    child.kill()
-    child.communicate()
+    """Killed when some of the output is written; tried again where it was too quick for us."""
+    for _ in range(30):
+        child = commands.start()
+        journal = commands.folder / ".out.weft-staging" / "journal"
+        while child.poll() is None and not (journal.exists() and b'"wrote"' in journal.read_bytes()):
+            time.sleep(0.001)
+        child.kill()
+        child.communicate()
+        if not (commands.folder / "out").exists():
+            return
+        shutil.rmtree(commands.folder / "out")
+    pytest.fail("it always ended before it could be killed")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the 
 
 SCENARIOS = ["ties", "ties-tensor", "linear", "masks", "masks-ties"]
 DEATHS = ["before", "after", "half", "power"]
-FAULTS = ["ENOSPC", "EIO"]
+FAULTS = ["ENOSPC", "EIO", "full"]
 VARIANTS = ["new", "overwrite", "two-steps", "file"]
 IN_MEMORY = Path("/dev/shm")
 
@@ -58,7 +58,7 @@ def sampled(kinds: list[str], count: int) -> dict[str, Any]:
     """About so many strikes of one request, others each time."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    step = 250 * len(kinds) // count | 1  # odd, so that every kind has its turn
+    step = 120 * len(kinds) // count | 1  # odd, so that every kind has its turn
     return {"kinds": kinds, "step": step, "offset": random.Random(seed).randrange(step)}
 
 
@@ -129,7 +129,7 @@ def test_killed_at_every_fifth_of_a_millisecond(folder: Path, variant: str) -> N
 
 
 STEP = int(os.environ.get("WEFT_STEP", "1"))
-"""Strike at every so many of all there are; odd and no multiple of 3, so that every kind has its turn."""
+"""Strike at every so many of all there are; odd and no multiple of 7, so that every kind has its turn."""
 
 
 def counted(folder: Path, scenario: str, variant: str, **request: Any) -> None:

@@ -71,8 +71,9 @@ def in_index(out: Path, step: int) -> Planted:
 
 
 def in_data(out: Path, step: int) -> Planted:
+    """Fewer of these: one byte of a number is like another."""
     for shard in shards(out):
-        yield from flipped(shard, range(header_length(shard), shard.stat().st_size), step)
+        yield from flipped(shard, range(header_length(shard), shard.stat().st_size), 5 * step)
 
 
 def in_companions(out: Path, step: int) -> Planted:
@@ -192,7 +193,7 @@ def test_some_of_every_kind_are_found(out: Path, name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_all_of_every_kind_are_found(out: Path, name: str) -> None:
-    """Every byte of headers, index, data and companions; every length."""
+    """In every byte of headers, index and companions."""
     escaped, count = missed(out, name, step=1)
     assert escaped == []
     note("corruptions", {"kind": name, "found": count})
