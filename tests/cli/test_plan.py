@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,15 @@ def test_what_would_happen_by_rule(models: Path) -> None:
         ("head", "copied from a as float16", 1, 12),
         ("", "ties", 1, 12),
     ]
-    assert (told["read_bytes"], told["write_bytes"], told["passes"]) == (3 * 24 + 24, 24, 4)
+    assert (told["read_bytes"], told["write_bytes"], told["passes"]) == (3 * 24 + 24, 24, 3)
     assert [described["name"] for described in told["inputs"]] == ["base", "model 'a'", "model 'b'"]
 
 
 def test_a_dry_run_is_a_plan(models: Path) -> None:
     arguments = ["-m", "linear", "a", "b", "-o", "out"]
     planned, dry = run(models, "plan", *arguments), run(models, "merge", "--dry-run", *arguments)
-    assert planned.stdout == dry.stdout
+    free = re.compile(r" of \S+ \S+ free")  # others write to the disk meanwhile
+    assert free.sub("", planned.stdout) == free.sub("", dry.stdout)
     assert "linear        the recipe" in planned.stdout
     assert not (models / "out").exists()
 

@@ -73,7 +73,7 @@ def in_index(out: Path, step: int) -> Planted:
 def in_data(out: Path, step: int) -> Planted:
     """Fewer of these: one byte of a number is like another."""
     for shard in shards(out):
-        yield from flipped(shard, range(header_length(shard), shard.stat().st_size), 5 * step)
+        yield from flipped(shard, range(header_length(shard), shard.stat().st_size), 20 * step)
 
 
 def in_companions(out: Path, step: int) -> Planted:
@@ -86,7 +86,7 @@ def in_companions(out: Path, step: int) -> Planted:
 def truncated(out: Path, step: int) -> Planted:
     for path in (*shards(out), out / INDEX):
         content = path.read_bytes()
-        for length in range(0, len(content), 16 * step):
+        for length in range(0, len(content), 64 * step):
             yield from written(path, content[:length], f"cut to {length} bytes")
         yield from written(path, content[:-1], "its last byte lost")
 

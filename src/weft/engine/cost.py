@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from weft.algorithms.method import Total
+from weft.algorithms.method import Share
 from weft.engine.binding import arguments
 from weft.engine.planning import Plan
 from weft.engine.work import Work
@@ -63,10 +63,13 @@ class _Demands:
 
 
 def _passes(work: Work) -> list[set[str]]:
-    """For every pass over a tensor, the arguments that it asks for."""
+    """For every pass over a tensor, the arguments that it asks for.
+
+    A search for a rank takes one, as its sample is hardly ever misleading.
+    """
     program = work.program
     asked = [arguments(program.element)]
     for statistic in program.statistics:
-        rounds = 1 if isinstance(statistic.fold, Total) else 8 * work.compute.itemsize // DIGITS
+        rounds = 8 * work.compute.itemsize // DIGITS if isinstance(statistic.fold, Share) else 1
         asked += [arguments(statistic.expression)] * rounds
     return asked
