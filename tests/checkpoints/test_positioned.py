@@ -149,11 +149,23 @@ def test_without_locks_nobody_is_kept_away(tmp_path: Path, monkeypatch: pytest.M
         assert try_lock(other)
 
 
-def test_a_file_system_that_refuses_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def refusing(number: int) -> SimpleNamespace:
     def refuse(*arguments: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
-    fcntl = SimpleNamespace(flock=refuse, LOCK_EX=2, LOCK_SH=1, LOCK_NB=4)
-    monkeypatch.setattr(positioned, "fcntl", fcntl)
-    with (tmp_path / "lock").open("w") as file, pytest.raises(OSError, match="No locks available"):
+    return SimpleNamespace(flock=refuse, LOCK_EX=2, LOCK_SH=1, LOCK_NB=4)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_lived_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(positioned, "fcntl", refusing(number))
+    with (tmp_path / "lock").open("w") as file:
+        assert try_lock(file)
+
+
+def test_another_fault_of_locking_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positioned, "fcntl", refusing(errno.EIO))
+    with (tmp_path / "lock").open("w") as file, pytest.raises(OSError, match="Input/output error"):
         try_lock(file)

@@ -66,14 +66,9 @@ def remove_begun(target: Path) -> None:
     """
     check_beside(target)
     with locked(target):
-        begun = find_records(target)
-        recover(target, is_new=_is_committed(begun, target))
+        records = read_records(beside(target, STAGING) / JOURNAL)
+        recover(target, is_new=not records or _is_committed(records, target))  # the journal is removed last of all
         discard(beside(target, STAGING))
-
-
-def find_records(target: Path) -> list[Record]:
-    """The journal of an earlier run."""
-    return read_records(beside(target, STAGING) / JOURNAL)
 
 
 @dataclass(frozen=True)
