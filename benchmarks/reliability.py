@@ -240,7 +240,10 @@ def summary_table(every: Mapping[str, Figures]) -> Table:
         ("calls that failed (disk full, input/output error)", _count(killed, "ENOSPC", "EIO", "full")),
         ("whole commands killed, on models of 200 MB", _noted(every.get("command"), "killed")),
         ("corruptions planted in outputs, all found by `weft verify`", _noted(every.get("corruptions"), "found")),
-        ("tests of hostile files and recipes, written by hand", f"{every['attacks'].passed:,}" if "attacks" in every else "-"),
+        (
+            "tests of hostile files and recipes, written by hand",
+            f"{every['attacks'].passed:,}" if "attacks" in every else "-",
+        ),
         ("inputs of the fuzzer", _fuzzed(every.get("fuzz"))),
         ("elements compared with the float64 references", _noted(every.get("soak"), "elements")),
     ]
