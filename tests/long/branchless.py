@@ -29,6 +29,10 @@ _HELPERS = {
 }
 
 
+class BranchError(TypeError):
+    """A scalar function is written in a way that cannot run over arrays."""
+
+
 @cache
 def branchless(function: Function) -> Function:
     """The function for arrays.
@@ -37,7 +41,7 @@ def branchless(function: Function) -> Function:
         function: marked with `@element`.
 
     Raises:
-        NotImplementedError: if it cannot be written so.
+        BranchError: if it cannot be written so.
 
     Example:
         >>> from weft.algorithms.elections import sign_of
@@ -97,14 +101,14 @@ class _Rewrite(ast.NodeTransformer):
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         """One comparison at a time."""
         if len(node.ops) > 1:
-            raise NotImplementedError(f"a chain of comparisons: {ast.unparse(node)}")
+            raise BranchError(f"a chain of comparisons: {ast.unparse(node)}; join two with `and`")
         self.generic_visit(node)
         return node
 
     def visit_If(self, node: ast.If) -> list[ast.stmt]:
         """Both branches are run; of what they assign, `select_` takes what the test says."""
         if any(isinstance(n, (ast.Return, ast.Break, ast.Continue)) for n in ast.walk(node)):
-            raise NotImplementedError(f"a way out of an if: {ast.unparse(node)}")
+            raise BranchError(f"a way out of an if: {ast.unparse(node)}; assign, and return at the end")
         names = sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)})
         self._count += 1
         test, before, then = (f"{word}_{self._count}_" for word in ("test", "before", "then"))

@@ -12,7 +12,7 @@ import numpy as np
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.checkpoints.float8_blocks import Blocks, Grid, plain_grid, said_block, said_method
 from weft.checkpoints.float8_names import Roles, is_float8, is_scale_format, roles_of
-from weft.checkpoints.sources import SourceFile
+from weft.checkpoints.wrapping import Wrapping
 from weft.errors import InputError, Problem, listed
 from weft.kernels.decoding import decoded
 from weft.kernels.dtypes import BFLOAT16, FLOAT32, DType, Kind
@@ -32,7 +32,7 @@ class Scaling:
     grid: Grid
 
 
-class Dequantized(Checkpoint):
+class Dequantized(Wrapping):
     r"""The tensors of another checkpoint, its float8 weights decoded.
 
     A decoded weight is a float32 tensor,
@@ -52,7 +52,7 @@ class Dequantized(Checkpoint):
     def __init__(self, inner: Checkpoint, scalings: Mapping[str, Scaling], dropped: frozenset[str]) -> None:
         gone = dropped | {scaling.scale for scaling in scalings.values()}
         kept = {name: spec for name, spec in inner.tensors.items() if name not in gone}
-        self._inner = inner
+        super().__init__(inner)
         self._scalings = dict(scalings)
         self._dropped = dropped
         self._thread = threading.local()
@@ -102,11 +102,6 @@ class Dequantized(Checkpoint):
         return BFLOAT16 if name in self._scalings else self._inner.stored_dtype(name)
 
     @property
-    def sources(self) -> tuple[SourceFile, ...]:
-        """As the inner checkpoint."""
-        return self._inner.sources
-
-    @property
     def is_resident(self) -> bool:
         """False: reading again computes again."""
         return False
@@ -115,10 +110,6 @@ class Dequantized(Checkpoint):
     def is_computed(self) -> bool:
         """True: codes are decoded, products added."""
         return True
-
-    def close(self) -> None:
-        """Close the inner checkpoint."""
-        self._inner.close()
 
     def _scale(self, name: str) -> str | None:
         """The scale of a weight, by the first of its names."""

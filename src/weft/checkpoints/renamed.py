@@ -10,7 +10,7 @@ from types import MappingProxyType
 from weft.checkpoints.checkpoint import Array, Checkpoint
 from weft.checkpoints.header import name_fault
 from weft.checkpoints.patterns import Expression, ExpressionError
-from weft.checkpoints.sources import SourceFile
+from weft.checkpoints.wrapping import Wrapping
 from weft.errors import InputError, Problem, listed, shown
 from weft.kernels.dtypes import DType
 
@@ -18,7 +18,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.", "base_model.")
 """What data-parallel wrappers, compiled modules and task heads put before the names of a model's tensors."""
 
 
-class Renamed(Checkpoint):
+class Renamed(Wrapping):
     """Another checkpoint's tensors under new names.
 
     Args:
@@ -27,7 +27,7 @@ class Renamed(Checkpoint):
     """
 
     def __init__(self, inner: Checkpoint, names: Mapping[str, str]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._names = names
         new = {old: name for name, old in names.items()}
         self.label = inner.label
@@ -56,25 +56,6 @@ class Renamed(Checkpoint):
     def stored_dtype(self, name: str) -> DType:
         """As the inner checkpoint."""
         return self._inner.stored_dtype(self._names[name])
-
-    @property
-    def sources(self) -> tuple[SourceFile, ...]:
-        """As the inner checkpoint."""
-        return self._inner.sources
-
-    @property
-    def is_resident(self) -> bool:
-        """As the inner checkpoint."""
-        return self._inner.is_resident
-
-    @property
-    def is_computed(self) -> bool:
-        """As the inner checkpoint."""
-        return self._inner.is_computed
-
-    def close(self) -> None:
-        """Close the inner checkpoint."""
-        self._inner.close()
 
 
 def renamed(checkpoint: Checkpoint, changes: Mapping[str, str]) -> Checkpoint:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
-from weft.checkpoints.sources import SourceFile
+from weft.checkpoints.wrapping import Wrapping
 from weft.kernels.dtypes import FLOAT32, FLOAT64, DType, compute_dtype
 from weft.kernels.lowrank import widening
 
@@ -65,7 +65,7 @@ class _Runs:
             k += 1
 
 
-class Rows(Checkpoint):
+class Rows(Wrapping):
     """Another checkpoint, with the rows of some tensors gathered by a map; all other tensors are read straight through.
 
     A gathered tensor keeps its number format if all its rows are stored in that one; otherwise it is a float32 tensor
@@ -92,7 +92,7 @@ class Rows(Checkpoint):
         self.stem = inner.stem
         self.metadata = inner.metadata
         self.tied = inner.tied
-        self._inner = inner
+        super().__init__(inner)
         self._maps = dict(maps)
         self._runs = {name: _Runs.of(rows) for name, rows in maps.items()}
         specs = {name: _gathered(inner.tensors[name], rows) for name, rows in maps.items()}
@@ -144,25 +144,6 @@ class Rows(Checkpoint):
     def stored_dtype(self, name: str) -> DType:
         """As the inner checkpoint."""
         return self._inner.stored_dtype(name)
-
-    @property
-    def sources(self) -> tuple[SourceFile, ...]:
-        """As the inner checkpoint."""
-        return self._inner.sources
-
-    @property
-    def is_resident(self) -> bool:
-        """As the inner checkpoint."""
-        return self._inner.is_resident
-
-    @property
-    def is_computed(self) -> bool:
-        """As the inner checkpoint."""
-        return self._inner.is_computed
-
-    def close(self) -> None:
-        """Close the inner checkpoint."""
-        self._inner.close()
 
 
 def _gathered(spec: TensorSpec, rows: RowMap) -> TensorSpec:
