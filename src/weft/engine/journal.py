@@ -60,6 +60,19 @@ class Journal:
             self._entries = len(logbook.records)
             self._append({"run": _boot()})
 
+    @classmethod
+    def replayed(cls, records: Sequence[Record]) -> Journal:
+        """What some records tell, only looked at."""
+        journal = cls()
+        for record in records:
+            journal._replay(record)
+        return journal
+
+    @property
+    def written(self) -> int:
+        """How many elements an earlier run left in their places."""
+        return sum(map(len, self._written.values()))
+
     @property
     def masks(self) -> Collection[str]:
         """Tensors that turned out to be constant masks, which are copied."""
@@ -222,10 +235,7 @@ class Journal:
 
 def share_written(records: Sequence[Record], elements: int) -> float:
     """How much of an output was in its place when these were the records, between 0 and 1."""
-    journal = Journal()
-    for record in records:
-        journal._replay(record)
-    return sum(map(len, journal._written.values())) / elements if elements else 1.0
+    return Journal.replayed(records).written / elements if elements else 1.0
 
 
 def _joined(ranges: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
