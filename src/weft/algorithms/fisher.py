@@ -7,18 +7,8 @@ from typing import Annotated, Any, ClassVar, final
 
 from pydantic import model_validator
 
-from weft.algorithms.method import (
-    Law,
-    Method,
-    NonNegative,
-    Note,
-    PerModel,
-    Program,
-    Statistic,
-    Tensors,
-    Total,
-    parameter,
-)
+from weft.algorithms.method import Law, Method, NonNegative, PerModel, Tensors, parameter
+from weft.algorithms.program import Note, Program, Statistic, Total
 from weft.kernels.element import element
 
 Reals = tuple[float, ...]

@@ -7,7 +7,8 @@ from typing import ClassVar, final
 
 from pydantic import model_validator
 
-from weft.algorithms.method import Law, Method, Number, PerModel, Program, parameter
+from weft.algorithms.method import Law, Method, Number, PerModel, parameter
+from weft.algorithms.program import Program
 from weft.kernels.element import element
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-from weft.algorithms.method import Law, Method, Number, PerModel, Program, parameter
+from weft.algorithms.method import Law, Method, Number, PerModel, parameter
+from weft.algorithms.program import Program
 from weft.kernels.element import element
 
 

@@ -8,20 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, final
 from pydantic import Field, field_validator
 
 from weft.algorithms.elections import COMBINATIONS, ELECTIONS, Function, Reals, elect_nothing, sign_of
-from weft.algorithms.method import (
-    Fraction,
-    Law,
-    Method,
-    Number,
-    PerModel,
-    Program,
-    Rank,
-    Share,
-    Statistic,
-    Tensors,
-    Total,
-    parameter,
-)
+from weft.algorithms.method import Fraction, Law, Method, Number, PerModel, Tensors, parameter
+from weft.algorithms.program import Program, Rank, Share, Statistic, Total
 from weft.kernels.element import element
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.algorithms.method import Note
+from weft.algorithms.program import Note
 from weft.engine.reading import StripInputs
 from weft.engine.work import Key, Signature, Work
 from weft.kernels.compiler import Input, Kernel, Loop, compiled, packed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from weft.algorithms.method import Share
+from weft.algorithms.program import Share
 from weft.engine.binding import arguments
 from weft.engine.planning import Plan
 from weft.engine.work import Work

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from weft.algorithms.method import Program
+from weft.algorithms.program import Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.checkpoints.comparing import same_numbers
 from weft.engine.work import Operand

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from weft.algorithms.method import Method, Program
+from weft.algorithms.method import Method
+from weft.algorithms.program import Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.collector import collector_waits
 from weft.engine.inputs import Inputs

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from weft.algorithms.method import Share, Total
+from weft.algorithms.program import Share, Total
 from weft.engine.work import Copied, Work
 from weft.errors import InputError
 from weft.kernels.folds import BLOCK

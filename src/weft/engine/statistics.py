@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from weft.algorithms.method import Rank, Statistic, Total
-from weft.algorithms.method import Share as ShareOf
+from weft.algorithms.program import Rank, Statistic, Total
+from weft.algorithms.program import Share as ShareOf
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Bound, Values, arguments, bind
 from weft.engine.journal import Journal

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
-from weft.algorithms.method import Method, Program
+from weft.algorithms.method import Method
+from weft.algorithms.program import Program
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.kernels.dtypes import DType
 

@@ -1,0 +1,197 @@
+"""What the engine runs for a method, as data: scalar functions, and the statistics and numbers that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from weft.kernels.element import Scalar
+
+Number = float | tuple[float, ...]
+"""One number, or one for each model."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """Fold: the sum over the scope.
+
+    Attributes:
+        finish: from the sum, the number of parameters in the scope and, with `by`, that number to the result.
+        by: one of the program's numbers, which `finish` needs.
+    """
+
+    finish: Scalar
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Fold: the m-th smallest value in the scope, exactly.
+
+    Attributes:
+        rank: from the number of parameters in the scope and the number `by` to m; 0 gives 0.
+        by: which of the program's numbers decides the rank.
+        signed: whether there may be negative values among them.
+    """
+
+    rank: Scalar
+    by: str
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """Fold: the value at which the largest values hold a share of the sum of squares of the scope, exactly.
+
+    Attributes:
+        by: which of the program's numbers is the share.
+    """
+
+    by: str
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """Fold: the smallest or the largest value in the scope."""
+
+    which: Literal["smallest", "largest"]
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Fold: the inner products of the models' values, in float64, and what follows from them.
+
+    Attributes:
+        finish: from the Gram matrix (`gram[i][j]`, the sum over the scope of what the models i and j have) and all
+            numbers known to one number for each model.
+    """
+
+    finish: Callable[[Sequence[Sequence[float]], Mapping[str, Number]], tuple[float, ...]]
+
+
+Fold = Total | Rank | Share | Extreme | Gram
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number about a whole scope that the method's scalar functions may ask for by name.
+
+    Attributes:
+        name: the argument name under which it is handed on.
+        expression: what is computed for every parameter; it may ask for statistics declared before this one.
+        fold: how the scope's values become one number.
+        each: computed once for each model, `tuned` and every per-model argument being that model's own number;
+            the result is then per model as well.
+        by_tensor: for each tensor on its own, even if the program's scope is the whole model.
+        known: the auxiliary input, and the key of its metadata, that may hold the result already.
+        double: computed in float64 whatever the inputs are, where squares of tiny numbers would vanish.
+    """
+
+    name: str
+    expression: Scalar
+    fold: Fold
+    each: bool = False
+    by_tensor: bool = False
+    known: tuple[str, str] | None = None
+    double: bool = False
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is known of one tensor, for a `Derived`."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: Mapping[str, Number]
+
+    def of(self, name: str, model: int) -> float:
+        """A model's own number."""
+        value = self.values[name]
+        return value[model] if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A number for every tensor that follows from the numbers of all of them, with no look at the tensors.
+
+    Attributes:
+        name: the argument name under which it is handed on.
+        compute: from what is known of each tensor of the scope, in order of their names, to each one's number or numbers.
+    """
+
+    name: str
+    compute: Callable[[Sequence[Numbers]], Sequence[Number]]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something worth telling, counted while merging.
+
+    Attributes:
+        happens: a scalar function that says whether it happens to a parameter.
+        text: the sentence, with `{count}`.
+    """
+
+    happens: Scalar
+    text: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to each task vector before the models are merged, as data.
+
+    Its functions see one model at a time: `base`, that model's value `tuned`, its own of what is given for each model.
+    Its names are its own: what they stand for is hidden from the method that comes after, and the other way round.
+
+    Attributes:
+        element: from the parameter in the base and in the model to its changed change. Beside what other scalar functions may
+            ask for: `draw`, uniform in [0, 1), which depends on nothing but the seed, the model's position, the
+            tensor's name and the parameter's index; `rank`, its place in its row (from 0) in the order of `ranking`,
+            of equals the earlier one first, and `length`, how many parameters the row has.
+        ranking: what is put in order, from `base` and `tuned`; not negative.
+        functions, statistics, values, auxiliary, whole_model: as those of a program.
+        seed: what `draw` depends on.
+    """
+
+    element: Scalar
+    ranking: Scalar | None = None
+    functions: Mapping[str, Scalar] = field(default_factory=dict)
+    statistics: tuple[Statistic | Derived, ...] = ()
+    values: Mapping[str, Number] = field(default_factory=dict)
+    auxiliary: Mapping[str, Any] = field(default_factory=dict)
+    whole_model: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Program:
+    """How a method computes, as data.
+
+    Attributes:
+        element: the scalar function of one parameter.
+        functions: the `@element` functions that it receives as arguments: what the method's options choose.
+        statistics: what it needs to know about the scope, in order.
+        values: numbers derived from the parameters, by argument name: one, or one for each model.
+        auxiliary: argument names fed by tensors beside the checkpoints: for each the source, or one for each model;
+            a None among them stands for the number 1.
+        whole_model: whether the scope is all tensors that are merged with this method, or each on its own.
+        note: what to count and report.
+        remarks: what a person should know about these parameters.
+        nonnegative: auxiliary arguments that may not hold negative numbers.
+        relative: whether only differences to the base matter: f(base, tuned) = base + f(0, tuned - base). Changed task vectors
+            are then handed on as they are, and not as the sum with a base in which their last digits would be lost.
+        change: what happens to each task vector before.
+    """
+
+    element: Scalar
+    functions: Mapping[str, Scalar] = field(default_factory=dict)
+    statistics: tuple[Statistic | Derived, ...] = ()
+    values: Mapping[str, Number] = field(default_factory=dict)
+    auxiliary: Mapping[str, Any] = field(default_factory=dict)
+    whole_model: bool = False
+    note: Note | None = None
+    remarks: tuple[str, ...] = ()
+    nonnegative: frozenset[str] = frozenset()
+    relative: bool = False
+    change: Change | None = None
