@@ -1,4 +1,4 @@
-"""A method with what happens before and after it: how `before: dare`, `method: ties`, `after: svc` becomes one program."""
+"""A method with what happens before it: how a recipe's `before: dare` and `method: ties` become one program."""
 
 from __future__ import annotations
 

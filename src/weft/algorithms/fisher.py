@@ -138,6 +138,7 @@ class Fisher(Method):
             },
             auxiliary={"fisher": self.fisher},
             whole_model=True,
+            relative=True,
             remarks=() if any(f is not None for f in self.fisher) else (_ISOTROPIC,),
             nonnegative=frozenset({"fisher"}),
             note=Note(knows_nothing, "no model has information about {count} parameters; they are the weighted mean"),

@@ -65,4 +65,4 @@ class Linear(Method):
     def program(self) -> Program:
         """A single map."""
         mass = fsum(self.weight) if self.normalize else 1.0
-        return Program(weighted_average, values={"weight": self.weight, "mass": mass})
+        return Program(weighted_average, values={"weight": self.weight, "mass": mass}, relative=self.normalize)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from weft.kernels.element import Scalar
 
 Number = float | tuple[float, ...]
 """One number, or one for each model."""
+
+BEFORE = "before_"
+"""What the names of a change begin with where they stand beside those of a method."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class Derived:
 
     Attributes:
         name: the argument name under which it is handed on.
-        compute: from what is known of each tensor of the scope, in order of their names, to each one's number or numbers.
+        compute: from what is known of each tensor of the scope, in order of their names, to each one's number, or its
+            numbers for the models.
     """
 
     name: str
@@ -145,10 +150,10 @@ class Change:
     Its names are its own: what they stand for is hidden from the method that comes after, and the other way round.
 
     Attributes:
-        element: from the parameter in the base and in the model to its changed change. Beside what other scalar functions may
-            ask for: `draw`, uniform in [0, 1), which depends on nothing but the seed, the model's position, the
-            tensor's name and the parameter's index; `rank`, its place in its row (from 0) in the order of `ranking`,
-            of equals the earlier one first, and `length`, how many parameters the row has.
+        element: from the parameter in the base and in the model to what becomes of the difference. Beside what other
+            scalar functions may ask for: `draw`, uniform in [0, 1), which depends on nothing but the seed, the model's
+            position, the tensor's name and the parameter's index; `rank`, its place in its row (from 0) in the order
+            of `ranking`, of equals the earlier one first, and `length`, how many parameters the row has.
         ranking: what is put in order, from `base` and `tuned`; not negative.
         functions, statistics, values, auxiliary, whole_model: as those of a program.
         seed: what `draw` depends on.
@@ -162,6 +167,21 @@ class Change:
     auxiliary: Mapping[str, Any] = field(default_factory=dict)
     whole_model: bool = False
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A statistic in the order in which a program asks for it.
+
+    Attributes:
+        statistic: what is asked, under the name that its result gets.
+        prefix: what the names that its functions ask for begin with: empty, or `BEFORE`.
+        by_tensor: whether it is about each tensor on its own.
+    """
+
+    statistic: Statistic | Derived
+    prefix: str
+    by_tensor: bool
 
 
 @dataclass(frozen=True)
@@ -179,8 +199,8 @@ class Program:
         note: what to count and report.
         remarks: what a person should know about these parameters.
         nonnegative: auxiliary arguments that may not hold negative numbers.
-        relative: whether only differences to the base matter: f(base, tuned) = base + f(0, tuned - base). Changed task vectors
-            are then handed on as they are, and not as the sum with a base in which their last digits would be lost.
+        relative: whether only differences to the base matter: f(base, tuned) = base + f(0, tuned - base). Changed task
+            vectors are then handed on as they are, and not added to a base in which their last digits would be lost.
         change: what happens to each task vector before.
     """
 
@@ -195,3 +215,39 @@ class Program:
     nonnegative: frozenset[str] = frozenset()
     relative: bool = False
     change: Change | None = None
+
+    @property
+    def is_about_the_model(self) -> bool:
+        """Whether a statistic ties all tensors together."""
+        return self.whole_model or (self.change is not None and self.change.whole_model)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """All statistics: those of the change, then the method's own."""
+        made: list[Stage] = []
+        parts: list[tuple[Change | Program, str]] = [(self.change, BEFORE)] if self.change else []
+        for part, prefix in (*parts, (self, "")):
+            for statistic in part.statistics:
+                alone = not part.whole_model or (isinstance(statistic, Statistic) and statistic.by_tensor)
+                named = replace(statistic, name=prefix + statistic.name) if prefix else statistic
+                made.append(Stage(named, prefix, alone and not isinstance(statistic, Derived)))
+        return tuple(made)
+
+    @cached_property
+    def numbers(self) -> Mapping[str, Number]:
+        """All numbers that are known before anything is read."""
+        return {**self.values, **_prefixed(self.change.values if self.change else {})}
+
+    @cached_property
+    def all_functions(self) -> Mapping[str, Scalar]:
+        """All functions that scalar functions receive."""
+        return {**self.functions, **_prefixed(self.change.functions if self.change else {})}
+
+    @cached_property
+    def sources(self) -> Mapping[str, Any]:
+        """All sources of tensors beside the checkpoints."""
+        return {**self.auxiliary, **_prefixed(self.change.auxiliary if self.change else {})}
+
+
+def _prefixed(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {BEFORE + name: value for name, value in named.items()}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from weft.algorithms.dare import Dare
 from weft.algorithms.fisher import Fisher
 from weft.algorithms.linear import Linear
 from weft.algorithms.method import Method
+from weft.algorithms.sparsifier import Sparsifier
 from weft.algorithms.task_arithmetic import TaskArithmetic
 from weft.algorithms.ties import Ties
 from weft.errors import InputError, nearest
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
-    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher)}
+    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher, Dare)}
 )
 
 
@@ -21,7 +23,7 @@ def methods() -> tuple[str, ...]:
 
     Example:
         >>> methods()
-        ('linear', 'task_arithmetic', 'ties', 'fisher')
+        ('linear', 'task_arithmetic', 'ties', 'fisher', 'dare')
     """
     return tuple(METHODS)
 
@@ -41,3 +43,16 @@ def method(name: str) -> type[Method]:
             f"there is no method {name!r}", nearest(name.lower(), METHODS) or f"the methods are {', '.join(METHODS)}"
         )
     return METHODS[name]
+
+
+def sparsifier(name: str) -> type[Sparsifier]:
+    """What may change task vectors `before:` another method, by name.
+
+    Raises:
+        InputError: if there is none of this name, or it merges instead.
+    """
+    known = {kind.name: kind for kind in METHODS.values() if issubclass(kind, Sparsifier)}
+    if name not in known:
+        what = f"before: {name} merges models" if name in METHODS else f"before: there is no sparsifier {name!r}"
+        raise InputError(what, nearest(name.lower(), known) or f"before a method may come {', '.join(known)}")
+    return known[name]

@@ -28,7 +28,7 @@ class Sparsifier(Method):
 
     def program(self) -> Program:
         """The sum of the changed task vectors."""
-        values = {"weight": self.weight, "scale": self.scale}
+        values: dict[str, float | tuple[float, ...]] = {"weight": self.weight, "scale": self.scale}
         return Program(task_arithmetic, values=values, relative=True, change=self.change())
 
     @classmethod

@@ -53,4 +53,4 @@ class TaskArithmetic(Method):
 
     def program(self) -> Program:
         """A single map."""
-        return Program(task_arithmetic, values={"weight": self.weight, "scale": self.scale})
+        return Program(task_arithmetic, values={"weight": self.weight, "scale": self.scale}, relative=True)

@@ -271,6 +271,8 @@ class Ties(Method):
             values={
                 "weight": self.weight,
                 "scale": self.scale,
+                "density": self.density,
+                "deviations": self.deviations,
                 "majority": 0.0,
                 "threshold": zeros,
                 "center": zeros,
@@ -278,4 +280,5 @@ class Ties(Method):
             },
             auxiliary={"signs": self.elect} if given else {},
             whole_model=self.scope == "model",
+            relative=True,
         )

@@ -29,9 +29,14 @@ Parameter = Annotated[
         "--parameter",
         "-p",
         metavar="NAME=VALUE",
-        help="A parameter of the method, as in YAML: density=0.2, weight=\\[1,2], weight={a: 0.5}.",
+        help="A parameter of the method, as in YAML: density=0.2, weight=\\[1,2], weight={a: 0.5}; "
+        "before.drop=0.5 for the step before it.",
         show_default=False,
     ),
+]
+Before = Annotated[
+    str | None,
+    typer.Option(help="Change every task vector first: a sparsifier, such as dare.", show_default=False),
 ]
 DType = Annotated[
     str | None,
@@ -47,6 +52,7 @@ def asked_recipe(
     what: list[str],
     method: str | None,
     base: str | None,
+    before: str | None,
     parameters: list[str],
     dtype: str | None,
     shard_size: str | None,
@@ -64,13 +70,14 @@ def asked_recipe(
     if method is not None and recipes:
         raise InputError(f"-m does not go with a recipe ({recipes[0]})", "write the method into the recipe")
     if method is not None:
-        parts = {"method": method, "base": base, "models": what, "parameters": _parsed(parameters), "output": storage}
-        return make_recipe(parts)
+        own, chained = _divided(_parsed(parameters), before)
+        parts = {"method": method, "base": base, "before": chained, "models": what, "parameters": own}
+        return make_recipe({**parts, "output": storage})
     if len(what) != 1 or not what[0].endswith((".yaml", ".yml")):
         raise InputError(
             "give one recipe that ends in .yaml, or models and a method", "weft merge -m linear MODEL MODEL -o OUT"
         )
-    for option, value in (("-b", base), ("-p", parameters)):
+    for option, value in (("-b", base), ("-p", parameters), ("--before", before)):
         if value:
             raise InputError(f"{option} does not go with a recipe", "write it into the recipe")
     recipe = load_recipe(what[0])
@@ -95,6 +102,17 @@ def _parsed(parameters: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise InputError(f"-p {text}: {' '.join(str(error).split())}", "quote it: -p 'weight={a: 0.5}'") from None
     return parsed
+
+
+def _divided(parameters: dict[str, Any], before: str | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The method's own parameters, and the step before it with those that are written `before.NAME`."""
+    from weft.errors import InputError
+
+    own = {name: value for name, value in parameters.items() if not name.startswith("before.")}
+    chained = {name.removeprefix("before."): value for name, value in parameters.items() if name not in own}
+    if chained and before is None:
+        raise InputError(f"-p before.{next(iter(chained))}: there is no step before the method", "add --before dare")
+    return own, {"method": before, **chained} if before is not None else None
 
 
 def refuse_with(option: str, others: Mapping[str, Any]) -> None:

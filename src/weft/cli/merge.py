@@ -30,6 +30,7 @@ def merge(
     ] = None,
     method: asking.Method = None,
     base: asking.Base = None,
+    before: asking.Before = None,
     parameter: asking.Parameter = None,
     dtype: asking.DType = None,
     shard_size: asking.ShardSize = None,
@@ -68,11 +69,13 @@ def merge(
         options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "memory": memory, "workers": workers}
         options["hashes"] = hashes
         if reproduce is not None:
-            asking.refuse_with("--reproduce", {"MODEL": what, "-m": method, "-b": base, "-p": parameter})
+            asking.refuse_with(
+                "--reproduce", {"MODEL": what, "-m": method, "-b": base, "--before": before, "-p": parameter}
+            )
             report = _again(reproduce, _named(output), quiet or as_json, options)
             _tell(report, quiet, as_json)
             return
-        recipe = asking.asked_recipe(what or [], method, base, parameter or [], dtype, shard_size)
+        recipe = asking.asked_recipe(what or [], method, base, before, parameter or [], dtype, shard_size)
         if dry_run:
             show_plan(recipe, output, overwrite, memory, workers, as_json, restart)
             return

@@ -22,6 +22,7 @@ def plan(
     ] = None,
     method: asking.Method = None,
     base: asking.Base = None,
+    before: asking.Before = None,
     parameter: asking.Parameter = None,
     dtype: asking.DType = None,
     shard_size: asking.ShardSize = None,
@@ -42,7 +43,7 @@ def plan(
     from weft.cli.reporting import reported
 
     with reported(as_json):
-        recipe = asking.asked_recipe(what, method, base, parameter or [], dtype, shard_size)
+        recipe = asking.asked_recipe(what, method, base, before, parameter or [], dtype, shard_size)
         show_plan(recipe, output, overwrite, memory, workers, as_json)
 
 

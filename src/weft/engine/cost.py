@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from weft.algorithms.program import Share
-from weft.engine.binding import arguments
+from weft.algorithms.program import Share, Statistic
+from weft.engine.binding import asked_by
 from weft.engine.planning import Plan
 from weft.engine.work import Work
 from weft.kernels.folds import DIGITS
@@ -68,8 +68,9 @@ def _passes(work: Work) -> list[set[str]]:
     A search for a rank takes one, as its sample is hardly ever misleading.
     """
     program = work.program
-    asked = [arguments(program.element)]
-    for statistic in program.statistics:
-        rounds = 8 * work.compute.itemsize // DIGITS if isinstance(statistic.fold, Share) else 1
-        asked += [arguments(statistic.expression)] * rounds
+    asked = [asked_by(program, None)]
+    for stage in program.stages:
+        if isinstance(stage.statistic, Statistic):
+            rounds = 8 * work.compute.itemsize // DIGITS if isinstance(stage.statistic.fold, Share) else 1
+            asked += [asked_by(program, stage)] * rounds
     return asked

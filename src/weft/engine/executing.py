@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from weft.engine.binding import arguments, bind
+from weft.algorithms.program import Derived, Gram, Program, Statistic
+from weft.engine.binding import asked_by, bind_map, bind_statistic
 from weft.engine.collector import collector_waits
 from weft.engine.cost import bytes_to_move, bytes_to_move_for
 from weft.engine.journal import Journal
@@ -16,7 +18,7 @@ from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader, Residency
 from weft.engine.runner import Runner
 from weft.engine.settings import Budget
-from weft.engine.statistics import Scope, settle
+from weft.engine.statistics import Scope, numbers, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
 from weft.engine.work import Copied, Work
 from weft.kernels.compiler import kernels_cached
@@ -123,7 +125,7 @@ class _Execution:
         """The other tensors of a scope, which are computed anew if they shared statistics with the masks."""
         self.masks.extend(masks)
         others = [work for work in works if work not in masks]
-        shared = bool(works[0].program.statistics)
+        shared = bool(works[0].program.stages)
         names = [work.spec.name for work in others]
         self.journal.set_aside([mask.spec.name for mask in masks], names if shared else [])
         return others if shared else []
@@ -157,13 +159,15 @@ def _compile(works: Sequence[Work], progress: Progress) -> None:
     """Compile what the merge will run, so that a person knows why nothing else happens."""
     progress.phase("compiling, once for every kind of merge and number of models", 0)
     for work in works:
-        program, values = work.program, dict(work.program.values)
-        for statistic in program.statistics:
-            compute = FLOAT64 if statistic.double else work.compute
-            asked = (work, statistic.expression, program.functions, values, compute, -1, compute)
-            bind(*asked, model=0 if statistic.each else None)
-            values.setdefault(statistic.name, (0.0,) * work.models if statistic.each else 0.0)
-        bind(work, program.element, program.functions, values, work.spec.dtype, -1, note=program.note)
+        values = numbers(work)
+        for stage in work.program.stages:
+            statistic = stage.statistic
+            each = isinstance(statistic, Derived) or statistic.each or isinstance(statistic.fold, Gram)
+            if isinstance(statistic, Statistic):
+                compute = FLOAT64 if statistic.double else work.compute
+                bind_statistic(work, stage, work.program.all_functions, values, -1, compute, 0 if each else None)
+            values.setdefault(statistic.name, (0.0,) * work.models if each else 0.0)
+        bind_map(work, values, work.spec.dtype, -1)
 
 
 def _copied(mask: Work) -> Work | Copied:
@@ -181,27 +185,34 @@ def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:
     alone: list[Work] = []
     asked: dict[object, set[str]] = {}
     for work in works:
-        names = (name for statistic in work.program.statistics for name in arguments(statistic.expression))
-        asked.setdefault(type(work.method), set()).update(names)
+        asked.setdefault(_kind(work), set()).update(_asked_by_statistics(work.program))
     for work in works:
-        if work.program.statistics and not work.program.whole_model:
+        if work.program.stages and not work.program.is_about_the_model:
             alone.append(work)
         else:
-            files = _asked_files(work, asked[type(work.method)])
-            key = (type(work.method), work.program.whole_model, work.program.note, files)
+            files = _asked_files(work, asked[_kind(work)])
+            key = (_kind(work), work.program.is_about_the_model, work.program.note, files)
             groups.setdefault(key, []).append(work)
     return [_in_one_precision(group) for group in groups.values()], alone
 
 
+def _kind(work: Work) -> tuple[Any, ...]:
+    return work.method.kind if work.method else ()
+
+
+def _asked_by_statistics(program: Program) -> set[str]:
+    return {name for stage in program.stages for name in asked_by(program, stage)}
+
+
 def _asked_files(work: Work, asked: set[str]) -> tuple[object, ...]:
     """The files beside the checkpoints that statistics of its method are about: another file is another statistic."""
-    sources = [work.program.auxiliary[name] for name in sorted(asked & work.program.auxiliary.keys())]
+    sources = [work.program.sources[name] for name in sorted(asked & work.program.sources.keys())]
     every = [one for source in sources for one in (source if isinstance(source, tuple) else (source,))]
     return tuple(str(one) if isinstance(one, (str, os.PathLike)) else id(one) for one in every)
 
 
 def _in_one_precision(works: list[Work]) -> list[Work]:
     """A statistic over several tensors is computed in the precision of the finest."""
-    if not works[0].program.whole_model or compute_dtype([work.compute for work in works]) is not FLOAT64:
+    if not works[0].program.is_about_the_model or compute_dtype([work.compute for work in works]) is not FLOAT64:
         return works
     return [replace(work, compute=FLOAT64) for work in works]

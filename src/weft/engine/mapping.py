@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array
-from weft.engine.binding import Bound, Values, bind
+from weft.engine.binding import Values, bind_map
 from weft.engine.journal import Journal
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader
@@ -37,7 +37,7 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
 
     What their method notes on the way goes to the journal.
     """
-    bound = {work: _bind(scope, work, values[work]) for work in scope.works}
+    bound = {work: bind_map(work, values[work], work.spec.dtype, scope.end_of(work)) for work in scope.works}
 
     def step(buffers: Buffers, strip: Strip[Work]) -> None:
         inputs = scope.inputs(strip, buffers, keep=False)
@@ -84,11 +84,6 @@ def _clamp(out: Array) -> int:
     negative = below_zero(out)  # -0 is no variance below zero
     bits_of(out)[negative] = 0
     return int(np.count_nonzero(negative))
-
-
-def _bind(scope: Scope, work: Work, values: Values) -> Bound:
-    program, end = work.program, scope.end_of(work)
-    return bind(work, program.element, program.functions, values, work.spec.dtype, end, note=program.note)
 
 
 def copy(

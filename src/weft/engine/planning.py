@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from weft.algorithms.method import Method
-from weft.algorithms.program import Program
+from weft.algorithms.chain import Chain
+from weft.algorithms.program import BEFORE, Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.collector import collector_waits
 from weft.engine.inputs import Inputs
@@ -191,13 +191,13 @@ class _Planner:
 
     def _sources(self, program: Program) -> Iterator[tuple[Key, Any, str]]:
         """Every source of tensors beside the checkpoints: what it feeds, where it is, what to call it."""
-        for argument, sources in program.auxiliary.items():
+        for argument, sources in program.sources.items():
             if not isinstance(sources, tuple):
-                yield (argument, None), sources, argument
+                yield (argument, None), sources, argument.removeprefix(BEFORE)
                 continue
             for i, source in enumerate(sources):
                 if source is not None:
-                    yield (argument, i), source, f"{argument} of model {self._inputs.names[i]!r}"
+                    yield (argument, i), source, f"{argument.removeprefix(BEFORE)} of model {self._inputs.names[i]!r}"
 
     def _groups(self, tied: Tied) -> Iterator[tuple[tuple[str, ...], Action]]:
         """Names that are one tensor and are treated alike, with what is done with them."""
@@ -279,7 +279,7 @@ class _Planner:
             output, manner.program, action.method, operands, constants, models, manner.compute, kept[1:], action.rule
         )
 
-    def _is_left_to_base(self, name: str, method: Method, found: Mapping[str, Operand]) -> bool:
+    def _is_left_to_base(self, name: str, method: Chain, found: Mapping[str, Operand]) -> bool:
         """For a tensor that an input lacks: whether it is copied from the base, else it is merged without that input.
 
         Raises:
@@ -302,7 +302,7 @@ class _Planner:
         self._tell_missing(name, lacking, "it is merged without")
         return False
 
-    def _settled(self, name: str, method: Method, found: Mapping[str, Operand]) -> _Manner:
+    def _settled(self, name: str, method: Chain, found: Mapping[str, Operand]) -> _Manner:
         try:
             return self._manner(method, found)
         except InputError as error:
@@ -312,14 +312,14 @@ class _Planner:
                 f"tensor {name!r} is missing from {lacking}; without it, {error.problems[0].what}", remedy
             ) from None
 
-    def _manner(self, method: Method, found: Mapping[str, Operand]) -> _Manner:
+    def _manner(self, method: Chain, found: Mapping[str, Operand]) -> _Manner:
         """Worked out once for all tensors that the same inputs hold in the same formats."""
         key = (id(method), tuple(found), tuple(operand.spec.dtype.name for operand in found.values()))
         if key not in self._manners:
             self._manners[key] = self._new_manner(method, found)
         return self._manners[key]
 
-    def _new_manner(self, method: Method, found: Mapping[str, Operand]) -> _Manner:
+    def _new_manner(self, method: Chain, found: Mapping[str, Operand]) -> _Manner:
         labels = [f"model {name!r}" for name in self._inputs.names]
         absent = tuple(i for i, label in enumerate(labels) if label not in found)
         program = self._program(method, absent)
@@ -332,7 +332,7 @@ class _Planner:
             if key[1] not in absent and (checkpoint := self._inputs.opened(source, of))
         ]
         present = {*places, *(key for key, _, _ in beside)}
-        arguments = ["tuned", *(a for a, sources in program.auxiliary.items() if isinstance(sources, tuple))]
+        arguments = ["tuned", *(a for a, sources in program.sources.items() if isinstance(sources, tuple))]
         every: list[Key] = [(argument, i) for argument in arguments for i in range(len(labels))]
         return _Manner(
             program,
@@ -345,7 +345,7 @@ class _Planner:
     def _tell_missing(self, name: str, lacking: Iterable[str], done: str) -> None:
         self._missing.setdefault((", ".join(lacking), done), []).append(name)
 
-    def _program(self, method: Method, absent: tuple[int, ...] = ()) -> Program:
+    def _program(self, method: Chain, absent: tuple[int, ...] = ()) -> Program:
         """What a method runs; for a tensor that some models lack, with those models' weight at 0."""
         key = (id(method), absent)
         if key not in self._programs:

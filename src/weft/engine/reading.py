@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array
+from weft.engine.binding import RANK
 from weft.engine.progress import Progress
+from weft.engine.ranking import ranked
 from weft.engine.watch import Watch
 from weft.engine.work import Key, Operand, Strip, Work
 
@@ -127,6 +129,9 @@ class StripInputs:
     def __call__(self, key: Key) -> Array:
         """What goes by this key."""
         values = self._arrays.get(key)
+        if values is None and key[0] == RANK:
+            (tile,) = self._strip.tiles
+            return ranked(self._reader, tile, key[1] or 0, self._buffers)
         if values is None:
             values = self._arrays[key] = self._read(key)
             self._watch.look(self._strip, key, values)

@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from weft.algorithms.program import Share, Total
+from weft.algorithms.program import Gram, Rank, Share, Stage, Statistic
+from weft.engine.ranking import BYTES, row_length
 from weft.engine.work import Copied, Work
 from weft.errors import InputError
+from weft.kernels.dtypes import FLOAT32
 from weft.kernels.folds import BLOCK
 from weft.kernels.selection import RankSelection, ShareSelection
 
@@ -68,7 +70,7 @@ def budget(settings: Settings, items: Iterable[Work | Copied]) -> Budget:
     threads = settings.threads
     while not settings.workers and threads > 1 and table * (threads + 1) + threads * width * BLOCK > settings.memory:
         threads -= 1  # nobody asked for so many
-    tables = table * (threads + 1)
+    tables = table * (threads + 1) + threads * max((_row_bytes(item) for item in items), default=0)
     least = tables + threads * width * BLOCK
     if least > settings.memory:
         told = f"{settings.memory / 1e6:.1f} MB" if settings.memory >= 10**5 else f"{settings.memory} bytes"
@@ -87,7 +89,23 @@ def _bytes_per_element(item: Work | Copied) -> int:
     if isinstance(item, Copied):
         return item.spec.dtype.itemsize
     inputs = sum(operand.spec.dtype.itemsize for operand in item.operands.values())
-    return inputs + item.spec.dtype.itemsize + 3 * item.compute.itemsize
+    ranking = item.program.change is not None and item.program.change.ranking is not None
+    rows = item.compute.itemsize * item.models if any(_holds_rows(stage) for stage in item.program.stages) else 0
+    places = inputs + BYTES + FLOAT32.itemsize * item.models if ranking else 0
+    return inputs + item.spec.dtype.itemsize + 3 * item.compute.itemsize + rows + places
+
+
+def _holds_rows(stage: Stage) -> bool:
+    return isinstance(stage.statistic, Statistic) and isinstance(stage.statistic.fold, Gram)
+
+
+def _row_bytes(item: Work | Copied) -> int:
+    """What one thread takes for the rows around a tile, where parameters are put in order."""
+    if isinstance(item, Copied) or item.program.change is None or item.program.change.ranking is None:
+        return 0
+    inputs = max(operand.spec.dtype.itemsize for operand in item.operands.values())
+    around = min(2 * row_length(item.spec.shape), item.spec.size)
+    return around * (2 * inputs + BYTES + FLOAT32.itemsize * item.models)
 
 
 def _table_bytes(items: Iterable[Work | Copied]) -> int:
@@ -96,8 +114,8 @@ def _table_bytes(items: Iterable[Work | Copied]) -> int:
         (item.method, item.models, (ShareSelection if isinstance(statistic.fold, Share) else RankSelection).table_bytes)
         for item in items
         if isinstance(item, Work)
-        for statistic in item.program.statistics
-        if not isinstance(statistic.fold, Total)
+        for statistic in (stage.statistic for stage in item.program.stages)
+        if isinstance(statistic, Statistic) and isinstance(statistic.fold, (Rank, Share))
     ]
     settings = len({id(used) for used, _, _ in selecting})
     return max((table * models * settings for _, models, table in selecting), default=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
-from weft.algorithms.method import Method
+from weft.algorithms.chain import Chain
 from weft.algorithms.program import Program
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.kernels.dtypes import DType
@@ -56,7 +56,7 @@ class Work:
 
     spec: TensorSpec
     program: Program
-    method: Method | None
+    method: Chain | None
     operands: Mapping[Key, Operand]
     constants: Mapping[Key, float]
     models: int

@@ -57,6 +57,36 @@ def block_sums(values):
 
 
 @njit(**_COMPILED)
+def block_products(one, other):
+    """The float64 inner product of each canonical block of two tiles.
+
+    Args:
+        one: float32 or float64, shape [n]; it begins on a block boundary.
+        other: the same of another stream.
+
+    Returns:
+        float64, shape [ceil(n / BLOCK)]. Eight interleaved partial sums are kept and added in a fixed order.
+    """
+    blocks = (len(one) + BLOCK - 1) // BLOCK
+    sums = np.zeros(blocks, np.float64)
+    lanes = np.zeros(LANES, np.float64)
+    for b in range(blocks):
+        left = one[b * BLOCK : min((b + 1) * BLOCK, len(one))]
+        right = other[b * BLOCK : min((b + 1) * BLOCK, len(one))]
+        whole = len(left) // LANES
+        lanes[:] = 0.0
+        for i in range(whole):
+            for lane in range(LANES):
+                lanes[lane] += np.float64(left[i * LANES + lane]) * np.float64(right[i * LANES + lane])
+        rest = 0.0
+        for i in range(whole * LANES, len(left)):
+            rest += np.float64(left[i]) * np.float64(right[i])
+        first = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
+        sums[b] = (first + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))) + rest
+    return sums
+
+
+@njit(**_COMPILED)
 def largest_exponent(bits, mask):
     """The largest of `bits & mask`: with a format's exponent bits, whether any number is not finite.
 

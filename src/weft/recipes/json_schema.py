@@ -14,7 +14,7 @@ def recipe_schema() -> dict[str, Any]:
 
     Example:
         >>> recipe_schema()["properties"]["method"]["enum"]
-        ['linear', 'task_arithmetic', 'ties', 'fisher']
+        ['linear', 'task_arithmetic', 'ties', 'fisher', 'dare']
     """
     schema = Recipe.model_json_schema()
     schema["title"] = "Weft recipe"

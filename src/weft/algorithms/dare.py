@@ -1,0 +1,100 @@
+"""DARE: drop most of each task vector at random, and rescale what is left."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, final
+
+from weft.algorithms.method import Fraction, Law, PerModel, Tensors, parameter
+from weft.algorithms.program import Change, Rank, Statistic
+from weft.algorithms.sparsifier import Sparsifier
+from weft.kernels.element import element
+
+
+@element
+def dare(base: float, tuned: float, draw: float, drop: float, factor: float) -> float:
+    """One model's change of one parameter: nothing with probability `drop`, else what makes up for it.
+
+    Example:
+        >>> dare(1.0, 3.0, draw=0.7, drop=0.5, factor=2.0), dare(1.0, 3.0, draw=0.2, drop=0.5, factor=2.0)
+        (4.0, 0.0)
+    """
+    return (tuned - base) * factor if draw >= drop else 0.0
+
+
+@element
+def dare_masked(base: float, tuned: float, mask: float, factor: float) -> float:
+    """The same where it is given what is kept."""
+    return (tuned - base) * factor if mask != 0.0 else 0.0
+
+
+@element
+def dare_magnitude(base: float, tuned: float, threshold: float, factor: float) -> float:
+    """The same where the smallest changes of the tensor are dropped, those up to the threshold."""
+    return (tuned - base) * factor if abs(tuned - base) > threshold else 0.0
+
+
+@element
+def magnitude(base: float, tuned: float) -> float:
+    """The length of one model's change."""
+    return abs(tuned - base)
+
+
+def _dropped(count: int, drop: float) -> int:
+    return int(count * drop)
+
+
+_THRESHOLD = Statistic("threshold", magnitude, Rank(_dropped, by="drop"), each=True)
+
+
+@final
+class Dare(Sparsifier):
+    r"""Drop a share p of each task vector at random and divide the rest by 1 - p, so that its mean stays what it was.
+
+    .. math::
+        m_j \sim \operatorname{Bernoulli}(1 - p), \qquad \hat\delta_j = \frac{m_j \delta_j}{1 - p}, \qquad
+        \theta = \theta_0 + \lambda \sum_i w_i \hat\delta_i
+
+    Alone it adds the changed task vectors; `before:` another method it changes the task vectors which that merges.
+
+    With `select: magnitude` the int(n p) smallest entries of each tensor of n parameters are dropped, and those tied
+    with the largest of them. What is random depends on nothing but `seed`, the model's position, the tensor's name
+    and the parameter's index: the same recipe gives the same bytes anywhere. A `mask` (a file of tensors with the
+    checkpoint's names, 0 where a parameter is dropped) takes the place of the draw.
+
+    The official code rescales only if it is asked to (`rescale: false` here is its default); the paper always does.
+
+    Source: Yu et al. 2024, *Language Models are Super Mario* (arXiv 2311.03099), section 3, and the official code.
+
+    Example:
+        >>> import numpy as np, weft
+        >>> base, tuned = {"w": np.zeros(4)}, {"w": np.ones(4)}
+        >>> weft.merge([tuned], base=base, method="dare", mask=[{"w": np.array([1.0, 0.0, 1.0, 0.0])}], drop=0.5)["w"]
+        array([2., 0., 2., 0.])
+    """
+
+    name: ClassVar = "dare"
+    title: ClassVar = "drop at random and rescale"
+    formula: ClassVar = "θ = θ₀ + λ Σ wᵢ mᵢ δᵢ / (1 - p),  mᵢ = 1 with probability 1 - p, else 0"
+    source: ClassVar = "Yu et al. 2024, arXiv 2311.03099"
+    laws: ClassVar = {
+        Law.ORDER: {"drop": 0.0},
+        Law.COPIES: {"drop": 0.0, "weight": [0.5, 0.25, 0.25]},
+        Law.ZERO_DELTAS: {},
+        Law.SCALING: {},
+    }
+
+    drop: PerModel[Fraction] = parameter(0.5, "share of each task vector that is dropped (p)")
+    rescale: bool = parameter(True, "divide what is kept by 1 - p")
+    select: Literal["random", "magnitude"] = parameter("random", "what is dropped: any, or the smallest of each tensor")
+    seed: int = parameter(0, "of the draws")
+    mask: PerModel[Annotated[Any, Tensors()]] = parameter(None, "what is kept (1) and dropped (0): a file of tensors")
+
+    def change(self) -> Change:
+        """A threshold if the smallest are dropped, and what is kept."""
+        factors = tuple(1.0 / (1.0 - p) if self.rescale and p < 1.0 else 1.0 for p in self.drop)
+        values = {"drop": self.drop, "factor": factors}
+        if any(mask is not None for mask in self.mask):
+            return Change(dare_masked, values=values, auxiliary={"mask": self.mask})
+        if self.select == "random":
+            return Change(dare, values=values, seed=self.seed)
+        return Change(dare_magnitude, statistics=(_THRESHOLD,), values=values)
