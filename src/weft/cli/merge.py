@@ -69,9 +69,8 @@ def merge(
         options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "memory": memory, "workers": workers}
         options["hashes"] = hashes
         if reproduce is not None:
-            asking.refuse_with(
-                "--reproduce", {"MODEL": what, "-m": method, "-b": base, "--before": before, "-p": parameter}
-            )
+            others = {"MODEL": what, "-m": method, "-b": base, "--before": before, "-p": parameter}
+            asking.refuse_with("--reproduce", others)
             report = _again(reproduce, _named(output), quiet or as_json, options)
             _tell(report, quiet, as_json)
             return
