@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from types import MappingProxyType
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.checkpoints.header import read_header
 from weft.checkpoints.plain_files import open_file
+from weft.checkpoints.positioned import read_at
 from weft.checkpoints.readahead import ReadAhead
 from weft.checkpoints.sources import ChangedError, SourceFile
 from weft.errors import InputError, MergeError
@@ -112,6 +114,28 @@ class SafetensorsCheckpoint(Checkpoint):
     def read(self, name: str, start: int, stop: int, buffer: Array) -> Array:
         """See `Checkpoint.read`; fills the buffer."""
         return self._places[name].read(self.tensors[name], start, stop, buffer)
+
+    def read_whole(self, names: Sequence[str], buffer: Array) -> None:
+        """See `Checkpoint.read_whole`; tensors that follow each other in a file are read at once."""
+        together: list[str] = []
+        first = last = 0  # bytes of the stretch that is collected
+        place: tuple[int, int] | None = None
+        for name in names:
+            own = self._places[name]
+            if place != (own.descriptor, own.offset - last):
+                self._read_together(together, place, buffer[first:last])
+                together, first, place = [], last, (own.descriptor, own.offset - last)
+            together.append(name)
+            last += self.tensors[name].nbytes
+        self._read_together(together, place, buffer[first:last])
+
+    def _read_together(self, names: Sequence[str], place: tuple[int, int] | None, buffer: Array) -> None:
+        """Read tensors that lie without a gap; one by one if that fails, so that an error names the tensor."""
+        if len(names) > 1 and place is not None:
+            with suppress(OSError):
+                if read_at(place[0], memoryview(buffer.data), self._places[names[0]].offset) == len(buffer):
+                    return
+        super().read_whole(names, buffer)
 
     def file_of(self, name: str) -> str:
         """The path of the shard."""

@@ -169,6 +169,50 @@ def _keys(work: Work, model: int | None) -> np.ndarray[Any, Any]:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """A compiled loop over several tensors that are alike, each a scope of its own with its own numbers."""
+
+    kernel: Kernel
+    keys: tuple[Key, ...]
+    loop: Loop
+    model: int | None
+
+    def table(self, numbers: Mapping[str, np.ndarray[Any, Any]], count: int) -> np.ndarray[Any, Any]:
+        """The loop's numbers, a row for each tensor.
+
+        Args:
+            numbers: by name, float64, shape [tensors] or [tensors, models].
+            count: how many tensors there are.
+        """
+        columns = []
+        for name, times in self.loop.values:
+            given = numbers[name]
+            own = given[:, self.model] if given.ndim == 2 and self.model is not None else given
+            columns.append(own if own.ndim == 2 else np.repeat(own[:, None], max(times, 1), axis=1))
+        return np.hstack([np.empty((count, 0)), *columns]).astype(self.loop.compute.storage)
+
+
+def bind_joined(
+    work: Work, statistic: Statistic | None, counts: Mapping[str, int], output: DType, model: int | None
+) -> Joined:
+    """Compile a statistic, or without one the map, for all tensors that are like this one.
+
+    Args:
+        work: one of them; its program changes nothing before.
+        statistic: whose expression is computed.
+        counts: how many there are of each number: one for each model, or 0 where there is one for all.
+        output: how results are stored; a statistic is computed in this precision.
+        model: compute it for this model alone.
+    """
+    program = work.program
+    function, note = (statistic.expression, None) if statistic else (program.element, program.note)
+    question = _Question(function, "", None, program.relative, maps=statistic is None)
+    made_of = (work.signature, work.models, output if statistic else work.compute, tuple(program.functions.items()))
+    kind = _kind(question.made_of, *made_of, tuple(counts.items()), output, model, note, joined=True)
+    return Joined(kind.kernel, kind.keys, kind.loop, model)
+
+
+@dataclass(frozen=True)
 class _Kind:
     """What tensors that are computed alike have in common.
 
@@ -195,6 +239,7 @@ def _kind(
     output: DType,
     model: int | None,
     note: Note | None,
+    joined: bool = False,
 ) -> _Kind:
     function, prefix, change, relative, maps = made_of
     question = _Question(function, prefix, change and Change(change), relative, maps)
@@ -220,7 +265,7 @@ def _kind(
         adds_base=relative and changes and maps,
     )
     keys = tuple((name, of) for name, of, dtype, _ in own if dtype is not None)
-    return _Kind(loop, compiled(loop), keys, tuple(name for name, _ in loop.values))
+    return _Kind(loop, compiled(loop, joined=joined), keys, tuple(name for name, _ in loop.values))
 
 
 def arguments(*functions: Scalar) -> set[str]:

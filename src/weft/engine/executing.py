@@ -11,6 +11,7 @@ from weft.algorithms.program import Derived, Gram, Program, Statistic
 from weft.engine.binding import asked_by, bind_map, bind_statistic
 from weft.engine.collector import collector_waits
 from weft.engine.cost import bytes_to_move, bytes_to_move_for
+from weft.engine.joined import compute_joined
 from weft.engine.journal import Journal
 from weft.engine.mapping import Sink, compute, copy
 from weft.engine.planning import Plan, as_copy
@@ -29,6 +30,10 @@ _LARGE = 64
 
 _SMALL = 1 << 16
 """Parameters of a tensor for which computing takes about as long as asking for it."""
+
+
+_MANY = 256
+"""Small tensors for which it is worth while to compile a loop over many at once."""
 
 
 @collector_waits()
@@ -133,7 +138,8 @@ class _Execution:
     def side_by_side(self, works: Sequence[Work]) -> None:
         """Tensors that stand alone: each whole on one thread, many at once.
 
-        Small ones all on this thread: what they cost is Python, in which threads only stand in each other's way.
+        Small ones, if there are many, joined to strips. What is left of them all on this thread: what they cost is
+        Python, in which threads only stand in each other's way.
         """
         one = Runner(1)
 
@@ -142,6 +148,9 @@ class _Execution:
 
         small = [work for work in works if work.spec.size < _SMALL]
         Runner(self.budget.threads).run([work for work in works if work.spec.size >= _SMALL], Buffers, step)
+        if len(small) >= _MANY:
+            reader = Reader(self.residency, self.progress)
+            small = compute_joined(small, self.budget, reader, self.sink, self.on_nonfinite, self.journal)
         one.run(small, Buffers, step)
 
     def copies(self, copies: Sequence[Copied]) -> None:

@@ -42,8 +42,8 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
     def step(buffers: Buffers, strip: Strip[Work]) -> None:
         inputs = scope.inputs(strip, buffers, keep=False)
         out = buffers.typed("output", strip.size, strip.item.spec.dtype.storage)
-        tally = _noted(strip.item, bound[strip.item](inputs, strip.start, out))
-        if _is_variance(strip.item) and (clamped := _clamp(out)):
+        tally = noted(strip.item, bound[strip.item](inputs, strip.start, out))
+        if is_variance(strip.item) and (clamped := _clamp(out)):
             tally[_CLAMPED] = clamped
         inputs.finish()
         _write(sink, strip, out, progress)
@@ -51,7 +51,7 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
             scope.journal.wrote(strip.tiles, tally)
 
     def alike(work: Work) -> Hashable:
-        if work.aliases or _is_variance(work) or not scope.may_join(work):
+        if work.aliases or is_variance(work) or not scope.may_join(work):
             return None
         return (work.spec.dtype, *bound[work].alike)
 
@@ -60,11 +60,13 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
     scope.watch.finish_pass()
 
 
-def _is_variance(work: Work) -> bool:
+def is_variance(work: Work) -> bool:
+    """Whether these are running variances, which may not become negative."""
     return work.method is not None and work.spec.name.endswith(_VARIANCES)
 
 
-def _noted(work: Work, count: int) -> dict[str, int]:
+def noted(work: Work, count: int) -> dict[str, int]:
+    """What is told of a count of what the method notes."""
     return {work.program.note.text: count} if work.program.note and count else {}
 
 

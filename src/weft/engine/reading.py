@@ -6,6 +6,8 @@ processor's cache, which is as fast as looking at a copy of our own, and leaves 
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from threading import Lock
 from typing import Any
 
@@ -148,11 +150,13 @@ class StripInputs:
             return self._reader.read(tile.item.operands[key], tile.start, tile.stop, self._buffers, key, self._keep)
         dtype = strip.item.operands[key].spec.dtype
         joined = self._buffers.typed(key, strip.size, dtype.storage)
-        for tile, part in strip.parts(joined):
-            operand = tile.item.operands[key]
-            values = operand.checkpoint.read(operand.spec.name, 0, tile.size, part.view(np.uint8))
-            if not np.may_share_memory(values, part):
-                part[:] = values
+        operands = [tile.item.operands[key] for tile in strip.tiles]
+        at = 0
+        for checkpoint, together in groupby(operands, attrgetter("checkpoint")):
+            names = [operand.spec.name for operand in together]
+            size = sum(checkpoint.tensors[name].size for name in names)
+            checkpoint.read_whole(names, joined[at : at + size].view(np.uint8))
+            at += size
         return joined
 
 

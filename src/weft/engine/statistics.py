@@ -269,7 +269,7 @@ class _Pass:
                     _note(sums[tile.item, slot], tile, block_sums(part))
 
         self._gather(sums, np.add, step)
-        totals = {slot: _exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
+        totals = {slot: exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
         return {
             (work, slot): fold.finish(totals[slot], self._scope.count, *self._parameter(work, slot, fold.by))
             for work in self._scope.works
@@ -305,7 +305,7 @@ class _Pass:
                     _note(sums[tile.item, (i, j)], tile, block_products(one, other))
 
         self._gather(sums, np.add, step)
-        total = {pair: _exact_sum(sums[work, pair] for work in self._scope.works) for pair in pairs}
+        total = {pair: exact_sum(sums[work, pair] for work in self._scope.works) for pair in pairs}
         gram = [[total[min(i, j), max(i, j)] for j in models] for i in models]
         finished = {work: fold.finish(gram, self._values[work]) for work in self._scope.works}
         return {(work, slot): finished[work][slot] for work in self._scope.works for slot in models}
@@ -476,7 +476,7 @@ def _named(tables: Mapping[Slot, Tables]) -> dict[str, Array]:
     return {f"{slot} {prefix}": table for slot, by_prefix in tables.items() for prefix, table in by_prefix.items()}
 
 
-def _exact_sum(arrays: Iterable[Array]) -> float:
+def exact_sum(arrays: Iterable[Array]) -> float:
     """The correctly rounded sum; infinite or not a number where the terms are, or where it leaves the range."""
     flat = np.concatenate(list(arrays))
     try:

@@ -19,9 +19,9 @@ Signature = tuple[tuple[str, int | None, DType | None, float], ...]
 """For every argument and model how it is stored, or, if there is nothing to read, the number in its place."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operand:
-    """One tensor of one input."""
+    """One tensor of one input. There is one object for each tensor that is planned."""
 
     checkpoint: Checkpoint
     spec: TensorSpec

@@ -96,11 +96,12 @@ CHANGE = "before_"
 """What the names begin with that belong to a change."""
 
 
-def compiled(loop: Loop) -> Kernel:
+def compiled(loop: Loop, *, joined: bool = False) -> Kernel:
     """Machine code for a loop, from the cache folder when it was made before.
 
     Args:
         loop: what to compile.
+        joined: whether it goes over several tensors, each a scope of its own with its own numbers.
 
     Returns:
         `kernel(out, start, end, values, *inputs) -> count`. `out` and the inputs are one-dimensional arrays of
@@ -108,9 +109,12 @@ def compiled(loop: Loop) -> Kernel:
         last element of the scope, or -1 when it is in another tensor; `values` holds the numbers in the precision of
         the loop. A loop that draws takes `keys` before the inputs: uint32, two for each model. The kernel holds no
         lock while it runs.
+
+        If joined, `kernel(out, stops, values, *inputs) -> count`: the arrays hold whole tensors, one after the other;
+        `stops` says for each where it ends, and `values` has a row for each.
     """
     with _COMPILING:
-        return _compiled(loop)
+        return _compiled(loop, joined)
 
 
 _COMPILING = Lock()
@@ -118,17 +122,17 @@ _COMPILING = Lock()
 
 
 @cache
-def _compiled(loop: Loop) -> Kernel:
-    source = source_of(loop)
+def _compiled(loop: Loop, joined: bool = False) -> Kernel:
+    source = source_of(loop, joined=joined)
     path = _stored(source)
     try:
         kernel = _loaded(source, path)
-        _call_once(loop, kernel)
+        _call_once(loop, kernel, joined)
     except (EOFError, UnpicklingError, ValueError, ImportError, AttributeError, IndexError):
         for damaged in (path.parent / "__pycache__").glob(f"{path.stem}.*.nb?"):
             damaged.unlink(missing_ok=True)
         kernel = _loaded(source, path)
-        _call_once(loop, kernel)
+        _call_once(loop, kernel, joined)
     return kernel
 
 
@@ -137,17 +141,21 @@ def _loaded(source: str, path: Path) -> Kernel:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # machine code from the cache looks its module up by name
     exec(compile(source, str(path), "exec"), module.__dict__)  # our own text, not what lies in the cache folder
-    kernel: Kernel = module.kernel
+    kernel: Kernel = module.joined if hasattr(module, "joined") else module.kernel
     return kernel
 
 
-def _call_once(loop: Loop, kernel: Kernel) -> None:
+def _call_once(loop: Loop, kernel: Kernel, joined: bool) -> None:
     """Compile for the types it will be called with, or load that from the cache, by a call over no elements."""
     arrays = [np.empty(0, given.dtype.storage) for given in loop.inputs if given.dtype]
     count = sum(max(count, 1) for _, count in loop.values)
     if loop.draws:
         arrays.insert(0, np.zeros(2 * loop.models, np.uint32))
-    kernel(np.empty(0, loop.output.storage), 0, -1, np.ones(count, loop.compute.storage), *arrays)
+    out = np.empty(0, loop.output.storage)
+    if joined:
+        kernel(out, np.empty(0, np.int64), np.empty((0, count), loop.compute.storage), *arrays)
+    else:
+        kernel(out, 0, -1, np.ones(count, loop.compute.storage), *arrays)
 
 
 def cache_folder() -> Path:
@@ -161,7 +169,7 @@ def kernels_cached() -> int:
     return sum(1 for _ in cache_folder().glob("*.py"))
 
 
-def source_of(loop: Loop) -> str:
+def source_of(loop: Loop, *, joined: bool = False) -> str:
     """The generated module as text.
 
     Example:
@@ -172,7 +180,8 @@ def source_of(loop: Loop) -> str:
         >>> "encode_bfloat16(weighted_average(" in source_of(loop)
         True
     """
-    return "\n".join((*_preamble(loop), *_functions(loop), *_kernel(loop), ""))
+    over = _joined(loop) if joined else ()
+    return "\n".join((*_preamble(loop), *_functions(loop), *_kernel(loop), *over, ""))
 
 
 def _preamble(loop: Loop) -> Iterator[str]:
@@ -228,6 +237,20 @@ def _kernel(loop: Loop) -> Iterator[str]:
             yield "        for at_ in range(len(part_)):"
             yield f"            decoded_[{row}, at_] = {_decoded(k, given, 'part_')}"
         yield from _elements(loop, "        ")
+    yield "    return noted_"
+
+
+def _joined(loop: Loop) -> Iterator[str]:
+    """The loop over tensors that lie one after the other."""
+    arrays = [f"input_{k}" for k, given in enumerate(loop.inputs) if given.dtype]
+    parts = "".join(f", {array}[first_:last_]" for array in arrays)
+    yield '\n\n@njit(nogil=True, error_model="numpy", cache=True)'
+    yield f"def joined({', '.join(['out', 'stops', 'values', *arrays])}):"
+    yield "    noted_ = first_ = 0"
+    yield "    for k_ in range(len(stops)):"
+    yield "        last_ = stops[k_]"
+    yield f"        noted_ += kernel(out[first_:last_], 0, last_ - first_ - 1, values[k_]{parts})"
+    yield "        first_ = last_"
     yield "    return noted_"
 
 

@@ -87,6 +87,31 @@ def block_products(one, other):
 
 
 @njit(**_COMPILED)
+def sums_of_each(values, stops):
+    """The block sums of several tensors that lie one after the other.
+
+    Args:
+        values: float32 or float64, shape [n].
+        stops: int64, shape [tensors]: where each of them ends.
+
+    Returns:
+        The sums of all blocks, float64, shape [blocks]; and how many blocks each tensor has, int64, shape [tensors].
+    """
+    blocks = np.empty(len(stops), np.int64)
+    first = 0
+    for k in range(len(stops)):
+        blocks[k] = (stops[k] - first + BLOCK - 1) // BLOCK
+        first = stops[k]
+    sums = np.empty(blocks.sum(), np.float64)
+    first = at = 0
+    for k in range(len(stops)):
+        sums[at : at + blocks[k]] = block_sums(values[first : stops[k]])
+        at += blocks[k]
+        first = stops[k]
+    return sums, blocks
+
+
+@njit(**_COMPILED)
 def largest_exponent(bits, mask):
     """The largest of `bits & mask`: with a format's exponent bits, whether any number is not finite.
 
