@@ -1,8 +1,8 @@
 """The golden cases: inputs and outputs of the official code, as data.
 
-`cases("dare")` reads `tests/golden/dare/manifest.json`; TIES and Fisher share `tests/golden/manifest.json`. A case keeps
-its tensors in two files (`inputs` and `outputs`, groups written `model_0/name`) or in one (groups written `model0::name`,
-inputs and outputs together); both are read with the same words here.
+`cases("dare")` reads `tests/golden/dare/manifest.json`; TIES and Fisher share `tests/golden/manifest.json`. A case
+keeps its tensors in two files (`inputs` and `outputs`, groups written `model_0/name`) or in one (groups written
+`model0::name`, inputs and outputs together); both are read with the same words here.
 """
 
 from __future__ import annotations
@@ -70,8 +70,19 @@ class Case:
     def outputs(self, group: str) -> StateDict:
         return self._group("outputs", group)
 
+    def input(self, name: str) -> np.ndarray:
+        return self._read("inputs")[name]
+
     def output(self, name: str) -> np.ndarray:
         return self._read("outputs")[name]
+
+    def groups(self) -> dict[str, StateDict]:
+        """All that is stored with the outputs, by group; a tensor without group is one, its name in it empty."""
+        result: dict[str, StateDict] = {}
+        for whole, tensor in self._read("outputs").items():
+            group, _, name = re.match(r"(.*?)(::|/|$)(.*)", whole).groups()
+            result.setdefault(group, {})[name] = tensor
+        return result
 
     def each(self, group: str) -> list[StateDict]:
         """The tensors of a group that exists once per model, in the order of the models."""

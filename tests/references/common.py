@@ -48,7 +48,7 @@ def excluded(name: str, patterns: list[str]) -> bool:
 
 
 def of_rows(function: Callable[[Array], Array], tensor: Array) -> Array:
-    """Apply a function of a vector to every row (along the last axis) of a tensor; a number is one row of length one."""
+    """Apply a function of a vector to every row (along the last axis) of a tensor; a number is one row."""
     rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.ndim else tensor.reshape(1, 1)
     return np.stack([function(row) for row in rows]).reshape(tensor.shape)
 

@@ -22,7 +22,8 @@ def consensus(
     """Base plus `scale` times the merged change, where at least `agree` masks are set.
 
     The merged change is the weighted sum of the task vectors (weights 1 in the paper). The masks are made with that
-    sum before `scale`: the paper defines them so, and its lambda is a number of its own. `agree` = 0 is task arithmetic.
+    sum before `scale`: the paper defines them so, and its lambda is a number of its own. With `agree` = 0 this is task
+    arithmetic.
 
     Args:
         base: the pretrained model.

@@ -70,7 +70,7 @@ def pruned(delta: State, layers: list[list[str]], sparsity: float, limit: float 
 
 
 def amplified(sparser: State, denser: State, factor_sparser: float, factor_denser: float) -> State:
-    """Entry by entry the larger magnitude of the two pruned task vectors, each times its factor; the sparser wins ties."""
+    """Entry by entry the larger of the two pruned changes, each times its factor; the sparser wins ties."""
     result: State = {}
     for name in sparser:
         a, b = factor_sparser * sparser[name], factor_denser * denser[name]

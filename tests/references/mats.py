@@ -1,7 +1,7 @@
 """MaTS: solve (sum C_m) theta = sum C_m theta_m for the merged parameters, exactly or by CG (arXiv 2312.04339).
 
-A weight has the shape (outputs, inputs); its Fisher block is A kron B, A the Gram matrix of its inputs and B that of the
-gradients of its outputs, so that the equation reads sum B_m W A_m = sum B_m W_m A_m. RegMean's objective is B = 1.
+A weight has the shape (outputs, inputs); its Fisher block is made of A, the Gram matrix of its inputs, and B, that of
+the gradients of its outputs, so that the equation reads sum B_m W A_m = sum B_m W_m A_m. RegMean's objective is B = 1.
 """
 
 from collections.abc import Callable

@@ -97,8 +97,8 @@ def exponential(at: Array, tangent: Array) -> Array:
 def karcher_direction(units: Array, weight: Array, tolerance: float, steps: int) -> Array:
     """The Riemannian mean of unit vectors: the point where the weighted logarithms cancel.
 
-    It starts at the normalised mean, or where that vanishes at the heaviest point. It is the minimum, and the only one, while
-    all points lie in one open half-sphere around it; two opposite points have none.
+    It starts at the normalised mean, or where that vanishes at the heaviest point. The mean is unique if all points lie
+    in one open half-sphere; two opposite points have none.
     """
     start = add_up(weight[:, None] * units)
     mean = unit(start) if np.linalg.norm(start) > 1e-12 else units[int(np.argmax(weight))]

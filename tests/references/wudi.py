@@ -7,7 +7,7 @@ from tests.references.spectral import by_matrix
 
 
 def loss(x: Array, taus: list[Array]) -> float:
-    """Sum over the tasks of ||(X - tau) tau^T||^2 / ||tau||^2; a task of zero length counts nothing (0/0 officially)."""
+    """Sum over the tasks of ||(X - tau) tau^T||^2 / ||tau||^2; a zero tau counts nothing (0/0 officially)."""
     terms = [np.sum(((x - tau) @ tau.T) ** 2) / np.sum(tau**2) for tau in taus if np.any(tau)]
     return float(sum(terms))
 
