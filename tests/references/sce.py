@@ -1,4 +1,4 @@
-"""SCE: select by variance, calculate coefficients by energy, erase minority signs (arXiv 2408.07990, as in mergekit)."""
+"""SCE: select by variance, calculate coefficients by energy, erase minority signs (arXiv 2408.07990; mergekit)."""
 
 import numpy as np
 

@@ -31,7 +31,8 @@ def test_the_reference_gives_all_that_the_official_code_gave(case: Case) -> None
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.id)
 def test_answers_are_float64(case: Case) -> None:
-    assert {np.asarray(value).dtype for state in answers(case).values() for value in state.values()} == {np.float64}
+    values = [np.asarray(value) for state in answers(case).values() for value in state.values()]
+    assert {value.dtype for value in values} == {np.dtype(np.float64)}
 
 
 def test_the_accident_of_breadcrumbs_is_a_change_of_zero() -> None:
