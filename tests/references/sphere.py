@@ -56,8 +56,9 @@ def multislerp_vectors(rows: Array, weight: Array, epsilon: float) -> Array:
 
     mergekit's step in the tangent space is zero by construction and left out. A mean below epsilon is the weighted
     mean of the vectors for two models (the specification says linear) and an error for more; one model is returned.
+    Where all are zero so is the result (an error for more than two in mergekit: a frozen tensor would stop the merge).
     """
-    if len(rows) == 1:
+    if len(rows) == 1 or not rows.any():
         return rows[0]
     mean = add_up(np.stack([w * unit(row) for w, row in zip(weight, rows)]))
     if np.linalg.norm(mean) < epsilon:
