@@ -1,4 +1,4 @@
-"""Steps of a method that see a whole tensor at once, as data: what needs a matrix cannot be a function of one parameter."""
+"""Steps of a method that see a whole tensor at once, as data: what needs a matrix is no function of one parameter."""
 
 from __future__ import annotations
 

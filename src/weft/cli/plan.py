@@ -112,7 +112,8 @@ def _figures(told: Forecast) -> list[tuple[str, str]]:
 
     times = "once" if told.passes == 1 else f"in {told.passes} passes"
     free = f" of {size_text(told.free_disk)} free" if told.free_disk is not None else ""
-    seconds = "unknown before the first merge" if told.seconds is None else f"about {max(told.seconds, 0.1):.1f} s"
+    unknown = "unknown: matrices take time of their own" if told.whole_memory else "unknown before the first merge"
+    seconds = unknown if told.seconds is None else f"about {max(told.seconds, 0.1):.1f} s"
     whole = f", {size_text(told.whole_memory)} of it for whole tensors" if told.whole_memory else ""
     download = f"{size_text(told.download_bytes)} from the Hub first, which the time leaves out"
     return [

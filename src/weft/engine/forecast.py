@@ -55,7 +55,8 @@ class Forecast:
         passes: how often the input is gone over.
         peak_memory: bytes that will be resident at most.
         free_disk: bytes free where the output would lie, if an output was named.
-        seconds: at the rate measured in earlier merges on this machine; None before the first.
+        seconds: at the rate measured in earlier merges on this machine; None before the first, and where it is not
+            reading and writing that takes the time, but what is done with whole tensors.
         warnings: what a person should know before.
         download_bytes: of models on the Hub that a merge would have to download first.
         whole_memory: bytes of the peak that are for tensors which a method sees whole.
@@ -109,7 +110,7 @@ def forecast(
         peak_memory=held + INTERPRETER + (TORCH if divided.whole else 0),
         whole_memory=divided.whole,
         free_disk=free_disk(output) if output else None,
-        seconds=moved / rate if rate else None,
+        seconds=moved / rate if rate and not divided.whole else None,
         warnings=plan.warnings,
         download_bytes=download_bytes,
     )

@@ -239,7 +239,7 @@ def merge_to(
         else:
             warnings += _run(job, recipe, inputs, progress, overwrite=overwrite, hashes=hashes)
     seconds = time.monotonic() - began
-    if not job.share_done:
+    if not job.share_done and not job.budget.whole:
         remember_rate(bytes_to_move(job.plan), seconds)
     return _report(job, recipe, warnings, seconds)
 

@@ -152,10 +152,10 @@ def computed(scope: Scope, work: Work, values: Values, device: str) -> tuple[Arr
     """
     inputs, found = _Inputs(scope, work), Findings()
     asked = asked_at_last(work.program)
-    finite = all([inputs.is_finite(key) for key in work.operands if key[0] in asked])
-    if not finite and not scope.watch.vouches():
+    spoilt = [key for key in work.operands if key[0] in asked and not inputs.is_finite(key)]  # all are examined
+    if spoilt and not scope.watch.vouches():
         return None
-    if not finite:
+    if spoilt:
         found.tell(_NOT_FINITE)
         out = _by_element(scope, work, values, inputs, work.spec.dtype)
     else:

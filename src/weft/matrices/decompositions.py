@@ -145,7 +145,7 @@ def _whitened(matrix: Tensor) -> Tensor:
 
 
 def svd_bytes(shape: tuple[int, ...], itemsize: int) -> int:
-    """Bytes that `svd` works with, results included: two copies of the matrix, four small squares, and their transposes.
+    """Bytes that `svd` works with, results included: copies of the matrix, and small squares.
 
     Args:
         shape: of the matrix.
