@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from weft.algorithms.whole import Beside, Whole
 from weft.kernels.element import Scalar
 
 Number = float | tuple[float, ...]
@@ -202,6 +203,9 @@ class Program:
         relative: whether only differences to the base matter: f(base, tuned) = base + f(0, tuned - base). Changed task
             vectors are then handed on as they are, and not added to a base in which their last digits would be lost.
         change: what happens to each task vector before.
+        whole: what computes a tensor instead of `element`, where it applies.
+        after: what corrects a merged tensor, where it applies.
+        beside: those of `auxiliary` that only `whole` looks at, and how they differ from the models' tensors.
     """
 
     element: Scalar
@@ -215,6 +219,9 @@ class Program:
     nonnegative: frozenset[str] = frozenset()
     relative: bool = False
     change: Change | None = None
+    whole: Whole | None = None
+    after: Whole | None = None
+    beside: Mapping[str, Beside] = field(default_factory=dict)
 
     @property
     def is_about_the_model(self) -> bool:

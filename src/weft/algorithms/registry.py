@@ -11,10 +11,11 @@ from weft.algorithms.method import Method
 from weft.algorithms.sparsifier import Sparsifier
 from weft.algorithms.task_arithmetic import TaskArithmetic
 from weft.algorithms.ties import Ties
+from weft.algorithms.tsv import Tsv
 from weft.errors import InputError, nearest
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
-    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher, Dare)}
+    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher, Dare, Tsv)}
 )
 
 
@@ -23,7 +24,7 @@ def methods() -> tuple[str, ...]:
 
     Example:
         >>> methods()
-        ('linear', 'task_arithmetic', 'ties', 'fisher', 'dare')
+        ('linear', 'task_arithmetic', 'ties', 'fisher', 'dare', 'tsv')
     """
     return tuple(METHODS)
 

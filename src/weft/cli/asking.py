@@ -45,6 +45,9 @@ DType = Annotated[
 ShardSize = Annotated[str | None, typer.Option(help="Largest output file. [default: 5GB]", show_default=False)]
 Memory = Annotated[str, typer.Option(help="Memory for tensors; the interpreter comes on top.")]
 Workers = Annotated[int, typer.Option(help="Threads. [default: one per core]", show_default=False, min=0)]
+Device = Annotated[
+    str, typer.Option(help="Where torch computes what a method sees whole: cpu, cuda, cuda:1 ...", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the problems, as JSON.")]
 
 

@@ -36,6 +36,7 @@ def merge(
     shard_size: asking.ShardSize = None,
     memory: asking.Memory = "2GiB",
     workers: asking.Workers = 0,
+    device: asking.Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard what an interrupted merge left of this output.")
@@ -67,7 +68,7 @@ def merge(
 
     with reported(as_json, lambda: _unfinished(output)):
         options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "memory": memory, "workers": workers}
-        options["hashes"] = hashes
+        options |= {"hashes": hashes, "device": device}
         if reproduce is not None:
             others = {"MODEL": what, "-m": method, "-b": base, "--before": before, "-p": parameter}
             asking.refuse_with("--reproduce", others)
@@ -76,7 +77,7 @@ def merge(
             return
         recipe = asking.asked_recipe(what or [], method, base, before, parameter or [], dtype, shard_size)
         if dry_run:
-            show_plan(recipe, output, overwrite, memory, workers, as_json, restart)
+            show_plan(recipe, output, overwrite, memory, workers, as_json, restart, device)
             return
         with Shown(quiet or as_json) as progress:
             target = _named(output)

@@ -13,7 +13,7 @@ from weft.engine.collector import collector_waits
 from weft.engine.cost import bytes_to_move, bytes_to_move_for
 from weft.engine.joined import compute_joined
 from weft.engine.journal import Journal
-from weft.engine.mapping import Sink, compute, copy
+from weft.engine.mapping import Bench, Sink, compute, copy
 from weft.engine.planning import Plan, as_copy
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader, Residency
@@ -21,6 +21,7 @@ from weft.engine.runner import Runner
 from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, numbers, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
+from weft.engine.whole import Allowance, is_whole, one_thread_each
 from weft.engine.work import Copied, Work
 from weft.kernels.compiler import kernels_cached
 from weft.kernels.dtypes import FLOAT64, compute_dtype
@@ -66,16 +67,13 @@ def execute(
     if not kernels_cached():
         _compile(plan.works, progress)
     progress.phase("merging", bytes_to_move(plan))
-    run = _Execution(budget, Residency(budget.resident), sink, progress, on_nonfinite, journal)
+    bench = Bench(Allowance(budget.whole), budget.device)
+    run = _Execution(budget, Residency(budget.resident), sink, progress, on_nonfinite, journal, bench)
     masks = [work for work in plan.works if work.spec.name in journal.masks]
     run.masks.extend(masks)
-    together, alone = _scopes([work for work in plan.works if work.spec.size and work not in set(masks)])
-    for works in together:
-        run.scope(works, Runner(budget.threads))
-    large = [work for work in alone if run.is_large(work)]
-    for work in large:
-        run.scope([work], Runner(budget.threads))
-    run.side_by_side([work for work in alone if not run.is_large(work)])
+    works = [work for work in plan.works if work.spec.size and work not in set(masks)]
+    with one_thread_each(works):
+        run.all(works)
     run.copies(plan.copies)
     return journal.noticed()
 
@@ -85,6 +83,7 @@ class _Execution:
     """What all scopes of one merge share.
 
     Attributes:
+        bench: with what tensors are computed that are seen whole.
         masks: tensors that turned out to be constant masks.
     """
 
@@ -94,7 +93,21 @@ class _Execution:
     progress: Progress
     on_nonfinite: OnNonfinite
     journal: Journal
+    bench: Bench
     masks: list[Work] = field(default_factory=list)
+
+    def all(self, works: Sequence[Work]) -> None:
+        """Scopes that share statistics first, then what stands alone, at last what is seen whole."""
+        whole = [work for work in works if is_whole(work) and not shares_statistics(work)]
+        apart = set(whole)
+        together, alone = _scopes([work for work in works if work not in apart])
+        for scope in together:
+            self.scope(scope, Runner(self.budget.threads))
+        for work in alone:
+            if self.is_large(work):
+                self.scope([work], Runner(self.budget.threads))
+        self.side_by_side([work for work in alone if not self.is_large(work)])
+        self.one_in_each_thread(whole)
 
     def is_large(self, work: Work) -> bool:
         """Whether all threads work on this tensor together, so that none is left with it while the others are done."""
@@ -113,7 +126,7 @@ class _Execution:
             watch = Watch(self.on_nonfinite, self.journal)
             scope = Scope(works, reader, runner, self.budget.tile, watch, self.journal, memory)
             try:
-                compute(scope, settle(scope), self.sink, self.progress)
+                compute(scope, settle(scope), self.sink, self.progress, self.bench)
                 return
             except ConstantMasks as found:
                 works = self._without(works, found.works)
@@ -153,6 +166,12 @@ class _Execution:
             small = compute_joined(small, self.budget, reader, self.sink, self.on_nonfinite, self.journal)
         one.run(small, Buffers, step)
 
+    def one_in_each_thread(self, works: Sequence[Work]) -> None:
+        """Tensors that are seen whole; a device of its own has only one thread to serve."""
+        one = Runner(1)
+        threads = Runner(self.budget.threads if self.bench.device == "cpu" else 1)
+        threads.run(works, Buffers, lambda memory, work: self.scope([work], one, memory))
+
     def copies(self, copies: Sequence[Copied]) -> None:
         """Tensors that are taken as they are."""
         found = [_copied(mask) for mask in self.masks]
@@ -162,6 +181,11 @@ class _Execution:
         every = (*copies, *(copied for copied in found if isinstance(copied, Copied)))
         reader, runner = Reader(self.residency, self.progress), Runner(self.budget.threads)
         copy(every, reader, runner, self.budget.tile, self.sink, self.progress, self.journal)
+
+
+def shares_statistics(work: Work) -> bool:
+    """Whether the numbers that it needs are about other tensors too."""
+    return bool(work.program.statistics) and work.program.whole_model
 
 
 def _compile(works: Sequence[Work], progress: Progress) -> None:

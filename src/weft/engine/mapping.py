@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader
 from weft.engine.runner import Runner
 from weft.engine.statistics import Scope
+from weft.engine.whole import Allowance, computed, is_whole, moved, need
 from weft.engine.work import Copied, Item, Strip, Tile, Work, bytes_per_element, strips, tiles
 from weft.kernels.decoding import below_zero, bits_of
 
@@ -32,12 +34,54 @@ _VARIANCES = ("running_var", "moving_variance")
 _CLAMPED = "{count} running variances would have become negative; they are 0"
 
 
-def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Bench:
+    """With what tensors are computed that a method sees whole.
+
+    Attributes:
+        allowance: memory for them.
+        device: where torch computes.
+    """
+
+    allowance: Allowance
+    device: str = "cpu"
+
+
+def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress, bench: Bench) -> None:
     """Compute the tensors of a scope, as far as an earlier run left them to be computed.
 
     What their method notes on the way goes to the journal.
     """
-    bound = {work: bind_map(work, values[work], work.spec.dtype, scope.end_of(work)) for work in scope.works}
+    _compute_tiles(scope, values, sink, progress)
+    _compute_whole(scope, values, sink, progress, bench)
+    scope.watch.finish_pass()
+
+
+def _compute_whole(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress, bench: Bench) -> None:
+    """Those that their method sees whole, one in each thread."""
+
+    def step(_: None, work: Work) -> None:
+        tile = Tile(work, 0, work.spec.size)
+        if not any(True for _ in scope.journal.left(work.spec.name, 0, work.spec.size)):
+            progress.advance(moved(work))
+            return
+        with bench.allowance.of(need(work)):
+            done = computed(scope, work, values[work], bench.device)
+            if done is None:
+                return
+            out, found = done
+            if is_variance(work) and (clamped := _clamp(out)):
+                found.tally[_CLAMPED] = clamped
+            _write(sink, Strip((tile,)), out, progress)
+        if scope.watch.vouches():
+            scope.journal.wrote([tile], found.tally, found.figures)
+
+    scope.runner.run((work for work in scope.works if is_whole(work)), lambda: None, step)
+
+
+def _compute_tiles(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> None:
+    tiled = (work for work in scope.works if not is_whole(work))
+    bound = {work: bind_map(work, values[work], work.spec.dtype, scope.end_of(work)) for work in tiled}
 
     def step(buffers: Buffers, strip: Strip[Work]) -> None:
         inputs = scope.inputs(strip, buffers, keep=False)
@@ -55,9 +99,9 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
             return None
         return (work.spec.dtype, *bound[work].alike)
 
-    left = strips(_left(scope.tiles(), scope.journal, progress), alike, scope.tile)
+    tiles = (tile for tile in scope.tiles() if tile.item in bound)
+    left = strips(_left(tiles, scope.journal, progress), alike, scope.tile)
     scope.runner.run(left, scope.buffers, step, size=_size)
-    scope.watch.finish_pass()
 
 
 def is_variance(work: Work) -> bool:

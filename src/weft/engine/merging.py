@@ -76,6 +76,7 @@ def merge(
     on_nonfinite: Literal["error", "warn", "ignore"] = "error",
     memory: int | str = "2GiB",
     workers: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
     **parameters: Any,
 ) -> dict[str, Any]:
@@ -94,6 +95,7 @@ def merge(
         on_nonfinite: what to do when a merged tensor holds values that are not finite.
         memory: bytes for tiles and tables beside the models and the result.
         workers: threads; 0 for one per core.
+        device: where torch computes what a method sees whole, such as `cuda`; the last bits may depend on it.
         progress: is told what happens.
         **parameters: the method's own; a per-model one is a value, a list in the models' order, or a map by name.
 
@@ -115,7 +117,7 @@ def merge(
     policies = {"vocabulary": vocabulary, "on_missing": on_missing, "on_nonfinite": on_nonfinite}
     recipe = make_recipe({**parts, "models": _entries(models), "output": output, **policies})
     with opened(recipe, progress) as inputs:
-        job = prepare(recipe, inputs, Settings(_bytes(memory), workers))
+        job = prepare(recipe, inputs, Settings(_bytes(memory), workers, device=device))
         made = job.plan
         _warn((*made.warnings, *inputs.unwritten(None), *strangers(made.works, recipe.names)), progress)
         aliases = {alias: item.spec.name for item in made.items for alias in item.aliases}
@@ -132,6 +134,7 @@ def plan(
     restart: bool = False,
     memory: int | str = "2GiB",
     workers: int = 0,
+    device: str = "cpu",
 ) -> Forecast:
     """Say what a merge would do, from headers alone. Nothing is written.
 
@@ -142,6 +145,7 @@ def plan(
         restart: whether it may discard what an interrupted merge left there.
         memory: as for `merge_to`.
         workers: as for `merge_to`.
+        device: as for `merge_to`.
 
     Raises:
         InputError: with every problem that would keep the merge from running.
@@ -156,7 +160,7 @@ def plan(
     recipe = as_recipe(recipe)
     target = _target(output) if output is not None else None
     with opened(recipe, headers_only=True) as inputs:
-        settings = Settings(_bytes(memory), workers)
+        settings = Settings(_bytes(memory), workers, device=device)
         job = prepare(recipe, inputs, settings, target, overwrite=overwrite, restart=restart)
         told = forecast(job.plan, recipe.method, settings, tuple(_described(inputs)), target, inputs.download_bytes)
         more = [*inputs.unwritten(target), *inputs.doubts(), *_begun(job)] if target else inputs.doubts()
@@ -192,6 +196,7 @@ def merge_to(
     hashes: bool = False,
     memory: int | str = "2GiB",
     workers: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Report:
     """Merge on disk, streaming: memory stays within the budget whatever the size of the models.
@@ -208,6 +213,7 @@ def merge_to(
         hashes: record content hashes of the output's files, for `weft verify --hash`.
         memory: bytes for tiles, tables and input kept between passes; the interpreter comes on top.
         workers: threads; 0 for one per core.
+        device: where torch computes what a method sees whole, such as `cuda`; the last bits may depend on it.
         progress: is told what happens.
 
     Returns:
@@ -224,7 +230,7 @@ def merge_to(
         check_hashing()
     began = time.monotonic()
     with opened(recipe, progress) as inputs:
-        settings = Settings(_bytes(memory), workers)
+        settings = Settings(_bytes(memory), workers, device=device)
         job = prepare(recipe, inputs, settings, target, overwrite=overwrite, restart=restart)
         warnings = (*job.plan.warnings, *inputs.unwritten(target), *strangers(job.plan.works, recipe.names))
         _warn(warnings, progress)
@@ -233,7 +239,7 @@ def merge_to(
         else:
             warnings += _run(job, recipe, inputs, progress, overwrite=overwrite, hashes=hashes)
     seconds = time.monotonic() - began
-    if not job.share_done:
+    if not job.share_done and not job.budget.whole:
         remember_rate(bytes_to_move(job.plan), seconds)
     return _report(job, recipe, warnings, seconds)
 
@@ -252,7 +258,7 @@ def _run(
         progress.phase("writing to disk", 0)
         if job.target.suffix != ".safetensors":
             _accompany(area.output, recipe, inputs)
-            write_record(area.output, job.target, recipe, inputs, job.layout, hashes)
+            write_record(area.output, job.target, recipe, inputs, job.layout, job.environment, hashes)
         check_replaceable(job.target)
         area.commit(overwrite)
     return notes

@@ -10,13 +10,13 @@ from weft.algorithms.chain import Chain
 from weft.algorithms.program import BEFORE, Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.collector import collector_waits
+from weft.engine.fitting import Fitting, operand_of
 from weft.engine.inputs import Inputs
 from weft.engine.kinship import by_part, empty, strangers, unequal_experts, unequal_stacks
 from weft.engine.misfits import (
     MissingError,
     TensorError,
     check_alike,
-    check_beside,
     check_equal,
     missing,
     unreadable_figures,
@@ -124,6 +124,7 @@ class _Planner:
         self._warnings: list[str] = []
         self._hints = _HINTS
         self._missing: dict[tuple[str, str], list[str]] = {}
+        self._fitting = Fitting()
 
     def plan(self) -> Plan:
         self._check_bases()
@@ -133,6 +134,7 @@ class _Planner:
         tied = tied_groups(self._inputs)
         self._problems += tied.problems
         items, dropped = self._decided(tied)
+        self._problems += self._fitting.problems()
         if self._problems:
             raise InputError(self._problems)
         if not items:
@@ -225,11 +227,11 @@ class _Planner:
 
     def _used(self, names: tuple[str, ...], action: Use) -> Work | Copied:
         checkpoint = self._inputs.called(action.source)
-        operand = _operand(checkpoint, names)
+        operand = operand_of(checkpoint, names)
         if operand is None:
             what = f"tensor {names[0]!r}: a rule says use: {action.source}, but {checkpoint.label} does not have it"
             raise TensorError(what, nearest(names[0], checkpoint.tensors) or self._owners(names))
-        expected = _operand(self._inputs.reference, names)
+        expected = operand_of(self._inputs.reference, names)
         if expected and expected.spec.shape != operand.spec.shape:
             shapes = f"{list(operand.spec.shape)}, the base's {list(expected.spec.shape)}"
             text = (
@@ -240,7 +242,7 @@ class _Planner:
 
     def _owners(self, names: tuple[str, ...]) -> str:
         """What to write in a rule instead of an input that lacks a tensor."""
-        labels = [label for label, checkpoint in self._members.items() if _operand(checkpoint, names)]
+        labels = [label for label, checkpoint in self._members.items() if operand_of(checkpoint, names)]
         uses = [f"`use: {label.removeprefix('model ').strip(chr(39))}`" for label in labels]
         return f"change the rule, or write one for this tensor before it: {', '.join(uses[:2])} or `use: drop`"
 
@@ -258,7 +260,7 @@ class _Planner:
         return (expected if expected and expected.spec.dtype.kind is Kind.FLOAT else operand).stored_dtype
 
     def _merged(self, names: tuple[str, ...], action: Merge) -> Work | Copied:
-        found = {label: o for label, checkpoint in self._members.items() if (o := _operand(checkpoint, names))}
+        found = {label: o for label, checkpoint in self._members.items() if (o := operand_of(checkpoint, names))}
         expected = found.get(next(iter(self._members)))
         if len(found) < len(self._members) and self._is_left_to_base(names[0], action.method, found):
             return self._copied(names, found["base"], expected, action.rule)
@@ -271,13 +273,11 @@ class _Planner:
         output = _named(lender.spec, kept[0], self._output_dtype(lender, expected))
         manner = self._settled(names[0], action.method, found)
         operands = {key: found[label] for key, label in manner.places}
-        for key, checkpoint, of in manner.beside:
-            operands[key] = check_beside(names[0], lender.spec, _operand(checkpoint, names), checkpoint, of)
+        program, beside = self._fitting.fitted(names, lender.spec, manner.program, manner.beside)
+        operands |= beside
         constants = manner.constants
         models = len(self._inputs.names)
-        return Work(
-            output, manner.program, action.method, operands, constants, models, manner.compute, kept[1:], action.rule
-        )
+        return Work(output, program, action.method, operands, constants, models, manner.compute, kept[1:], action.rule)
 
     def _is_left_to_base(self, name: str, method: Chain, found: Mapping[str, Operand]) -> bool:
         """For a tensor that an input lacks: whether it is copied from the base, else it is merged without that input.
@@ -366,20 +366,12 @@ class _Planner:
         warnings = [*self._inputs.notes, *self._warnings]
         for (lacking, done), names in self._missing.items():
             warnings.append(f"{len(names)} tensor(s) missing from {lacking}, {done}: {listed(names)}")
+        warnings += self._fitting.warnings()
         warnings += [remark for program in self._programs.values() for remark in program.remarks]
         warnings += [f"rule {patterns!r} matched no tensor" for patterns in self._resolver.unused_rules()]
         works = tuple(item for item in items if isinstance(item, Work))
         copies = tuple(item for item in items if isinstance(item, Copied))
         return Plan(works, copies, tuple(outputs), tuple(dropped), tuple(warnings))
-
-
-def _operand(checkpoint: Checkpoint, names: Iterable[str]) -> Operand | None:
-    """The tensor of this checkpoint that goes by one of these names."""
-    for name in names:
-        spec = checkpoint.tensors.get(name)
-        if spec is not None:
-            return Operand(checkpoint, spec)
-    return None
 
 
 def _named(spec: TensorSpec, name: str, dtype: DType) -> TensorSpec:
