@@ -17,7 +17,8 @@ import numpy as np
 from weft.algorithms.program import Program
 from weft.algorithms.whole import Whole
 from weft.checkpoints.checkpoint import Array, TensorSpec
-from weft.engine.binding import Values, arguments, bind
+from weft.engine.binding import RANK, Values, arguments, asked_by, bind_changed, bind_map
+from weft.engine.ranking import ranked
 from weft.engine.reading import Buffers
 from weft.engine.statistics import Scope
 from weft.engine.watch import has_nonfinite
@@ -83,8 +84,8 @@ def is_whole(work: Work) -> bool:
 def asked_at_last(program: Program) -> set[str]:
     """The names that the last pass over a tensor asks for."""
     steps = [step.function for step in (program.whole, program.after) if step]
-    first = [] if program.whole else [program.element]
-    return arguments(*steps, *first)
+    first = set() if program.whole and not program.change else asked_by(program, None)
+    return arguments(*steps) | first
 
 
 def moved(work: Work) -> int:
@@ -175,11 +176,14 @@ class _Inputs:
 
     def __call__(self, key: Key) -> Array:
         """As stored, one-dimensional."""
+        tile = Tile(self._work, 0, self._work.spec.size)
+        if key[0] == RANK:
+            return ranked(self._scope.reader, tile, key[1] or 0, Buffers())
         if key not in self._arrays:
             operand = self._work.operands[key]
             size = operand.spec.size
             values = self._scope.reader.read(operand, 0, size, Buffers(), key, keep=False)
-            self._scope.watch.look(Strip((Tile(self._work, 0, self._work.spec.size),)), key, values)
+            self._scope.watch.look(Strip((tile,)), key, values)
             self._arrays[key] = values
             self._read += values.nbytes
         return self._arrays[key]
@@ -200,18 +204,39 @@ class _Inputs:
 def _result(scope: Scope, work: Work, values: Values, inputs: _Inputs, device: str, found: Findings) -> Any:
     """The merged tensor before it is rounded."""
     program, merged = work.program, None
-    steps = [step for step in (program.whole, program.after) if step is not None]
     if program.whole is None:
         flat = _by_element(scope, work, values, inputs, work.compute)
         merged = _tensor(flat, work.compute, work.spec.shape, work, device)
+    changed = _changed(work, values, inputs, device) if program.change else {}
+    steps = [step for step in (program.whole, program.after) if step is not None]
+    asked = arguments(*(step.function for step in steps)) | ({"base"} if changed else set())
     tensors: dict[Key, Any] = {}
-    for key in [key for key in work.operands if key[0] in arguments(*(step.function for step in steps))]:
+    for key in [key for key in work.operands if key[0] in asked and key not in changed]:
         spec = work.operands[key].spec
         tensors[key] = _tensor(inputs(key), spec.dtype, spec.shape, work, device)
         inputs.forget(key)
-    for step in steps:
-        merged = _applied(step, work, values, tensors, merged, found)
-    return merged
+    if not changed:
+        for step in steps:
+            merged = _applied(step, work, values, tensors, merged, found)
+        return merged
+    base = tensors["base", None]
+    added = {key: base + change for key, change in changed.items()}
+    if program.whole and program.relative:
+        alone = {**tensors, **changed, ("base", None): base.new_zeros(base.shape)}
+        merged = base + _applied(program.whole, work, values, alone, None, found)
+    elif program.whole:
+        merged = _applied(program.whole, work, values, {**tensors, **added}, None, found)
+    return _applied(program.after, work, values, {**tensors, **added}, merged, found) if program.after else merged
+
+
+def _changed(work: Work, values: Values, inputs: _Inputs, device: str) -> dict[Key, Any]:
+    """The models' differences to the base, as what comes before the method leaves them."""
+    tensors: dict[Key, Any] = {}
+    for model in range(work.models):
+        flat = np.empty(work.spec.size, work.compute.storage)
+        bind_changed(work, values, model)(inputs, 0, flat)
+        tensors["tuned", model] = _tensor(flat, work.compute, work.spec.shape, work, device)
+    return tensors
 
 
 def _applied(step: Whole, work: Work, values: Values, tensors: Mapping[Key, Any], merged: Any, found: Findings) -> Any:
@@ -236,10 +261,8 @@ def _of(name: str, work: Work, tensors: Mapping[Key, Any]) -> Any:
 
 def _by_element(scope: Scope, work: Work, values: Values, inputs: _Inputs, output: DType) -> Array:
     """The tensor as the method's scalar function makes it."""
-    program = work.program
-    bound = bind(work, program.element, program.functions, values, output, scope.end_of(work))
     out = np.empty(work.spec.size, output.storage)
-    bound(inputs, 0, out)
+    bind_map(work, values, output, scope.end_of(work))(inputs, 0, out)
     return out
 
 
@@ -267,7 +290,7 @@ def _encoded(result: Any, work: Work) -> Array:
     numbers = result.detach().to(device="cpu", dtype=getattr(torch, work.compute.name)).contiguous().view(-1).numpy()
     operand = next(iter(work.operands.values()))
     computed = Operand(operand.checkpoint, TensorSpec(work.spec.name, work.compute, work.spec.shape))
-    one = replace(work, operands={("tuned", 0): computed}, constants={}, models=1)
+    one = replace(work, program=Program(rounded), operands={("tuned", 0): computed}, constants={}, models=1)
     out = np.empty(work.spec.size, work.spec.dtype.storage)
-    bind(one, rounded, {}, {}, work.spec.dtype, -1)(lambda key: numbers, 0, out)
+    bind_map(one, {}, work.spec.dtype, -1)(lambda key: numbers, 0, out)
     return out
