@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import frexp, ldexp, sqrt
 from typing import Annotated, Any, ClassVar, final
 
 from pydantic import model_validator
@@ -65,6 +65,12 @@ def knows_nothing(fisher: Reals, weight: Reals, norm: Reals, floor: Reals) -> bo
 def squared(fisher: float) -> float:
     """The square of a Fisher entry."""
     return fisher * fisher
+
+
+def _near_one(weights: tuple[float, ...]) -> tuple[float, ...]:
+    """The weights times a power of two, so that the largest is near 1 and no product vanishes: only ratios matter."""
+    exponent = frexp(max(weights))[1]
+    return tuple(ldexp(weight, -exponent) for weight in weights)
 
 
 def _root(total: float, count: int) -> float:
@@ -132,7 +138,7 @@ class Fisher(Method):
             fisher_average,
             statistics=(_NORM,) if self.normalize else (),
             values={
-                "weight": self.weight,
+                "weight": _near_one(self.weight),
                 "norm": (1.0,) * (donors + 1),
                 "floor": (self.floor, *([0.0 if self.favor_target else self.floor] * donors)),
             },
