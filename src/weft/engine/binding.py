@@ -15,7 +15,7 @@ from weft.engine.work import Key, Signature, Work
 from weft.kernels.compiler import Input, Kernel, Loop, compiled, packed
 from weft.kernels.draws import keys_of
 from weft.kernels.dtypes import FLOAT32, DType
-from weft.kernels.element import Scalar, element
+from weft.kernels.element import Scalar
 
 Values = Mapping[str, float | tuple[float, ...]]
 """The numbers that scalar functions may ask for, by name: one, or one for each model."""
@@ -83,18 +83,6 @@ def bind_map(work: Work, values: Values, output: DType, end: int) -> Bound:
     program = work.program
     question = _Question(program.element, "", program.change, program.relative, maps=True)
     return _bound(work, question, program.all_functions, values, output, end, work.compute, None, program.note)
-
-
-@element
-def itself(tuned: float) -> float:
-    """What there is."""
-    return tuned
-
-
-def bind_changed(work: Work, values: Values, model: int) -> Bound:
-    """Compile what a model's difference to the base becomes before the method sees it."""
-    question = _Question(itself, "", work.program.change, relative=True, maps=False)
-    return _bound(work, question, work.program.all_functions, values, work.compute, -1, work.compute, model, None)
 
 
 def bind_ranking(work: Work, model: int) -> Bound:

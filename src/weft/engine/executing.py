@@ -185,7 +185,7 @@ class _Execution:
 
 def shares_statistics(work: Work) -> bool:
     """Whether the numbers that it needs are about other tensors too."""
-    return bool(work.program.statistics) and work.program.whole_model
+    return bool(work.program.stages) and work.program.is_about_the_model
 
 
 def _compile(works: Sequence[Work], progress: Progress) -> None:

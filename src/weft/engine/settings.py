@@ -119,7 +119,7 @@ def _whole_bytes(settings: Settings, items: Iterable[Work | Copied], threads: in
 def _bytes_per_element(item: Work | Copied) -> int:
     if isinstance(item, Copied):
         return item.spec.dtype.itemsize
-    if is_whole(item) and not item.program.statistics:
+    if is_whole(item) and not item.program.stages:
         return item.spec.dtype.itemsize  # it is not done in tiles
     inputs = sum(operand.spec.dtype.itemsize for operand in item.operands.values())
     ranking = item.program.change is not None and item.program.change.ranking is not None

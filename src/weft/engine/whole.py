@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from weft.algorithms.program import Program
+from weft.algorithms.program import Program, Stage, Statistic, Total
 from weft.algorithms.whole import Whole
 from weft.checkpoints.checkpoint import Array, TensorSpec
-from weft.engine.binding import RANK, Values, arguments, asked_by, bind_changed, bind_map
-from weft.engine.ranking import ranked
+from weft.engine.binding import RANK, Values, arguments, asked_by, bind_map, bind_statistic
+from weft.engine.ranking import BYTES, ranked
 from weft.engine.reading import Buffers
 from weft.engine.statistics import Scope
 from weft.engine.watch import has_nonfinite
@@ -49,6 +49,26 @@ class Findings:
     def measure(self, name: str, value: float) -> None:
         """A figure of this tensor."""
         self.figures[name] = float(value)
+
+
+@element
+def changed(base: float, tuned: float) -> float:
+    """A model's task vector, after what happens to it before."""
+    return tuned - base
+
+
+@element
+def rounded(tuned: tuple[float, ...]) -> float:
+    """A number, to be stored in another format."""
+    return tuned[0]
+
+
+def _first(total: float, count: int) -> float:
+    return total
+
+
+_ROUNDED = Program(rounded)
+_CHANGED = Stage(Statistic("", changed, Total(_first)), "", by_tensor=True)
 
 
 class Allowance:
@@ -84,8 +104,9 @@ def is_whole(work: Work) -> bool:
 def asked_at_last(program: Program) -> set[str]:
     """The names that the last pass over a tensor asks for."""
     steps = [step.function for step in (program.whole, program.after) if step]
-    first = set() if program.whole and not program.change else asked_by(program, None)
-    return arguments(*steps) | first
+    if program.whole is None:
+        return arguments(*steps) | asked_by(program, None)
+    return arguments(*steps) | (asked_by(program, _CHANGED) if program.change else set())
 
 
 def moved(work: Work) -> int:
@@ -102,7 +123,8 @@ def need(work: Work) -> int:
     inputs = sum(spec.nbytes + spec.size * number for spec in specs)
     steps = [step for step in (program.whole, program.after) if step]
     working = max((step.working(work.spec.shape, work.models, number) for step in steps), default=0)
-    return inputs + 3 * work.spec.size * number + work.spec.nbytes + working
+    changes = (BYTES + 2 * number * work.models) * work.spec.size if program.change else 0
+    return inputs + changes + 3 * work.spec.size * number + work.spec.nbytes + working
 
 
 @contextmanager
@@ -171,19 +193,19 @@ class _Inputs:
     def __init__(self, scope: Scope, work: Work) -> None:
         self._scope = scope
         self._work = work
+        self._tile = Tile(work, 0, work.spec.size)
         self._arrays: dict[Key, Array] = {}
         self._read = 0
 
     def __call__(self, key: Key) -> Array:
         """As stored, one-dimensional."""
-        tile = Tile(self._work, 0, self._work.spec.size)
         if key[0] == RANK:
-            return ranked(self._scope.reader, tile, key[1] or 0, Buffers())
+            return ranked(self._scope.reader, self._tile, key[1] or 0, Buffers())
         if key not in self._arrays:
             operand = self._work.operands[key]
             size = operand.spec.size
             values = self._scope.reader.read(operand, 0, size, Buffers(), key, keep=False)
-            self._scope.watch.look(Strip((tile,)), key, values)
+            self._scope.watch.look(Strip((self._tile,)), key, values)
             self._arrays[key] = values
             self._read += values.nbytes
         return self._arrays[key]
@@ -203,40 +225,48 @@ class _Inputs:
 
 def _result(scope: Scope, work: Work, values: Values, inputs: _Inputs, device: str, found: Findings) -> Any:
     """The merged tensor before it is rounded."""
-    program, merged = work.program, None
+    program = work.program
+    changes: dict[Key, Any] = {}
     if program.whole is None:
         flat = _by_element(scope, work, values, inputs, work.compute)
         merged = _tensor(flat, work.compute, work.spec.shape, work, device)
-    changed = _changed(work, values, inputs, device) if program.change else {}
+    if program.change is not None:
+        changes = dict(_changes(scope, work, values, inputs, device))
     steps = [step for step in (program.whole, program.after) if step is not None]
-    asked = arguments(*(step.function for step in steps)) | ({"base"} if changed else set())
     tensors: dict[Key, Any] = {}
-    for key in [key for key in work.operands if key[0] in asked and key not in changed]:
+    asked = arguments(*(step.function for step in steps)) | ({"base"} if changes else set())
+    for key in [key for key in work.operands if key[0] in asked and key not in changes]:
         spec = work.operands[key].spec
         tensors[key] = _tensor(inputs(key), spec.dtype, spec.shape, work, device)
         inputs.forget(key)
-    if not changed:
-        for step in steps:
-            merged = _applied(step, work, values, tensors, merged, found)
-        return merged
+    if program.whole is not None:
+        merged = _merged(program.whole, work, values, tensors, changes, found)
+    if program.after is not None:
+        added = {key: tensors["base", None] + change for key, change in changes.items()}
+        merged = _applied(program.after, work, values, {**tensors, **added}, merged, found)
+    return merged
+
+
+def _merged(
+    step: Whole, work: Work, values: Values, tensors: Mapping[Key, Any], changes: Mapping[Key, Any], found: Findings
+) -> Any:
+    """What the method makes of a tensor: where only differences to the base matter, of those as they are."""
+    if not changes:
+        return _applied(step, work, values, tensors, None, found)
     base = tensors["base", None]
-    added = {key: base + change for key, change in changed.items()}
-    if program.whole and program.relative:
-        alone = {**tensors, **changed, ("base", None): base.new_zeros(base.shape)}
-        merged = base + _applied(program.whole, work, values, alone, None, found)
-    elif program.whole:
-        merged = _applied(program.whole, work, values, {**tensors, **added}, None, found)
-    return _applied(program.after, work, values, {**tensors, **added}, merged, found) if program.after else merged
+    if not work.program.relative:
+        return _applied(step, work, values, {**tensors, **{k: base + c for k, c in changes.items()}}, None, found)
+    alone = {**tensors, **changes, ("base", None): base.new_zeros(base.shape)}
+    return base + _applied(step, work, values, alone, None, found)
 
 
-def _changed(work: Work, values: Values, inputs: _Inputs, device: str) -> dict[Key, Any]:
-    """The models' differences to the base, as what comes before the method leaves them."""
-    tensors: dict[Key, Any] = {}
-    for model in range(work.models):
-        flat = np.empty(work.spec.size, work.compute.storage)
-        bind_changed(work, values, model)(inputs, 0, flat)
-        tensors["tuned", model] = _tensor(flat, work.compute, work.spec.shape, work, device)
-    return tensors
+def _changes(scope: Scope, work: Work, values: Values, inputs: _Inputs, device: str) -> Iterator[tuple[Key, Any]]:
+    """Each model's task vector after what happens to it before."""
+    out = np.empty(work.spec.size, work.compute.storage)
+    for key in [key for key in work.operands if key[0] == "tuned"]:
+        asked = (work, _CHANGED, work.program.all_functions, values, scope.end_of(work), work.compute, key[1])
+        bind_statistic(*asked)(inputs, 0, out)
+        yield key, _tensor(out, work.compute, work.spec.shape, work, device)
 
 
 def _applied(step: Whole, work: Work, values: Values, tensors: Mapping[Key, Any], merged: Any, found: Findings) -> Any:
@@ -277,12 +307,6 @@ def _tensor(values: Array, dtype: DType, shape: tuple[int, ...], work: Work, dev
     return stored.to(device=device, dtype=getattr(torch, work.compute.name))
 
 
-@element
-def rounded(tuned: tuple[float, ...]) -> float:
-    """A number, to be stored in another format."""
-    return tuned[0]
-
-
 def _encoded(result: Any, work: Work) -> Array:
     """A computed tensor in storage format, rounded as every other."""
     import torch
@@ -290,7 +314,7 @@ def _encoded(result: Any, work: Work) -> Array:
     numbers = result.detach().to(device="cpu", dtype=getattr(torch, work.compute.name)).contiguous().view(-1).numpy()
     operand = next(iter(work.operands.values()))
     computed = Operand(operand.checkpoint, TensorSpec(work.spec.name, work.compute, work.spec.shape))
-    one = replace(work, program=Program(rounded), operands={("tuned", 0): computed}, constants={}, models=1)
+    one = replace(work, program=_ROUNDED, operands={("tuned", 0): computed}, constants={}, models=1)
     out = np.empty(work.spec.size, work.spec.dtype.storage)
     bind_map(one, {}, work.spec.dtype, -1)(lambda key: numbers, 0, out)
     return out
