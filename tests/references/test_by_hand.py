@@ -188,6 +188,18 @@ def test_arcee_fusion_copies_what_stands_out() -> None:
     assert_array_equal(fused["v"], model["v"])
 
 
+def test_arcee_fusion_takes_lower_quantiles() -> None:
+    """Six importances: 0, 0, 0, s, 2 s, 9 s."""
+    start = np.zeros((2, 3))
+    tuned = np.array([[0.0, 0, 0], [1, 2, 9]])
+    score = np.sort(blends.importance(tuned, start), axis=None)
+    assert score[:4].tolist() == [0, 0, 0, score[3]]
+    # Of six the quartiles are the second and the fourth: 0 and score[3], the median 0. Only 9 reaches 1.5 * score[3].
+    assert_allclose(score[4] / score[3], 2)
+    fused = blends.arcee_fusion({"w": start}, [{"w": tuned}])["w"]
+    assert fused.tolist() == [[0, 0, 0], [0, 2, 9]]
+
+
 # --- on the sphere ---------------------------------------------------------------------------------------------------
 
 
