@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
-from weft.checkpoints.header import read_header
+from weft.checkpoints.header import Header, read_header
 from weft.checkpoints.plain_files import open_file
 from weft.checkpoints.positioned import read_at
 from weft.checkpoints.readahead import ReadAhead
@@ -80,6 +80,7 @@ class SafetensorsCheckpoint(Checkpoint):
         self.stem = stem
         self._descriptors: list[int] = []
         self._sources: list[SourceFile] = []
+        self._headers: list[Header] = []  # kept, so that a checkpoint with the same ones need not parse them
         self._ahead = ReadAhead()
         self._places: dict[str, Stretch] = {}
         tensors: dict[str, TensorSpec] = {}
@@ -103,6 +104,7 @@ class SafetensorsCheckpoint(Checkpoint):
             descriptor = os.dup(stream.fileno())
         self._descriptors.append(descriptor)
         self._sources.append(SourceFile.opened(file, descriptor))
+        self._headers.append(header)
         for name in header.tensors.keys() & tensors.keys():
             raise InputError(f"{file}: tensor {name!r} is also in {self._places[name].file}", "keep one of the two")
         tensors.update(header.tensors)

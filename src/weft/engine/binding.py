@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,28 @@ class Bound:
         """Compute a strip that begins at element `start` into `out`; the number of elements that were noted."""
         return self.kernel(out, start, self.end, self.values, *self.drawn, *map(inputs, self.keys))
 
-    @property
+    @cached_property
     def alike(self) -> tuple[object, ...]:
         """Equal for tensors that the same machine code computes with the same numbers."""
         return (self.kernel, self.values.tobytes(), self.end)
+
+
+class Bindings:
+    """What is bound in one pass, once for all tensors that are computed alike with the same numbers."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Bound] = {}
+
+    def of(self, work: Work, values: Values, end: int, model: int | None, bind: Callable[[], Bound]) -> Bound:
+        """A tensor's loop; `bind` makes it, and it depends on nothing but the pass and what is given beside."""
+        if work.program.change is not None:  # whose random numbers depend on the tensor's name
+            return bind()
+        own = (id(work.program), work.signature, work.compute, work.spec.dtype)
+        key = (*own, end, model, *values.values())
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = bind()
+        return known
 
 
 def bind_statistic(

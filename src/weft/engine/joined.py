@@ -21,7 +21,7 @@ from weft.engine.mapping import Sink, is_variance, noted
 from weft.engine.reading import Buffers, Reader, StripInputs
 from weft.engine.runner import Runner
 from weft.engine.settings import Budget
-from weft.engine.statistics import Slot, exact_sum
+from weft.engine.statistics import Slot, exact_sum, numbers
 from weft.engine.watch import OnNonfinite, Watch, has_nonfinite
 from weft.engine.work import Key, Strip, Tile, Work, strips
 from weft.kernels.dtypes import FLOAT64
@@ -148,10 +148,10 @@ class _Joint:
         """Where each of them ends."""
         return np.cumsum(self.sizes, dtype=np.int64)
 
-    def run(self, joined: Joined, numbers: Mapping[str, Array], purpose: str) -> tuple[Array, int]:
+    def run(self, joined: Joined, known: Mapping[str, Array], purpose: str) -> tuple[Array, int]:
         """What a loop computes, in memory that is used again, and how many elements it noted."""
         out = self.buffers.typed(purpose, self.strip.size, joined.loop.output.storage)
-        table = joined.table(numbers, len(self.sizes))
+        table = joined.table(known, len(self.sizes))
         return out, joined.kernel(out, self.stops, table, *map(self.inputs, joined.keys))
 
     def parts(self, values: Array) -> Iterator[Array]:
@@ -169,7 +169,7 @@ class _Recipe:
     def __init__(self, work: Work) -> None:
         self._work = work
         program = work.program
-        counts = {name: len(value) if isinstance(value, tuple) else 0 for name, value in program.values.items()}
+        counts = {name: len(value) if isinstance(value, tuple) else 0 for name, value in numbers(work).items()}
         self._stages: list[tuple[Statistic, dict[Slot, Joined]]] = []
         for statistic in program.statistics:
             assert isinstance(statistic, Statistic)
@@ -184,20 +184,18 @@ class _Recipe:
 
     def computed(self, joint: _Joint) -> tuple[Array, int]:
         """The output of a strip, and how many elements were noted."""
-        numbers = {
-            name: np.broadcast_to(np.asarray(value, np.float64), (len(joint.sizes), *np.shape(value)))
-            for name, value in self._work.program.values.items()
-        }
+        each = [numbers(tile.item) for tile in joint.strip.tiles]
+        known = {name: np.array([own[name] for own in each], np.float64) for name in each[0]}
         for statistic, loops in self._stages:
-            found = [self._folded(statistic, slot, joint, numbers, loop) for slot, loop in loops.items()]
-            numbers[statistic.name] = np.array(found).T if statistic.each else np.array(found[0])
-        return joint.run(self._map, numbers, "output")
+            found = [self._folded(statistic, slot, joint, known, loop) for slot, loop in loops.items()]
+            known[statistic.name] = np.array(found).T if statistic.each else np.array(found[0])
+        return joint.run(self._map, known, "output")
 
     def _folded(
-        self, statistic: Statistic, slot: Slot, joint: _Joint, numbers: Mapping[str, Array], loop: Joined
+        self, statistic: Statistic, slot: Slot, joint: _Joint, known: Mapping[str, Array], loop: Joined
     ) -> list[float]:
         """A statistic of each tensor."""
-        values, _ = joint.run(loop, numbers, "expression")
+        values, _ = joint.run(loop, known, "expression")
         if isinstance(statistic.fold, Rank):
             return list(_ranked(joint.parts(values), self._ranks(statistic.fold, slot, joint.sizes)))
         assert isinstance(statistic.fold, Total)

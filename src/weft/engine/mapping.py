@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array
-from weft.engine.binding import Values, bind_map
+from weft.engine.binding import Bindings, Bound, Values, bind_map
 from weft.engine.journal import Journal
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader
@@ -81,7 +81,13 @@ def _compute_whole(scope: Scope, values: Mapping[Work, Values], sink: Sink, prog
 
 def _compute_tiles(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> None:
     tiled = (work for work in scope.works if not is_whole(work))
-    bound = {work: bind_map(work, values[work], work.spec.dtype, scope.end_of(work)) for work in tiled}
+    bindings = Bindings()
+
+    def bind(work: Work) -> Bound:
+        own, end = values[work], scope.end_of(work)
+        return bindings.of(work, own, end, None, lambda: bind_map(work, own, work.spec.dtype, end))
+
+    bound = {work: bind(work) for work in tiled}
 
     def step(buffers: Buffers, strip: Strip[Work]) -> None:
         inputs = scope.inputs(strip, buffers, keep=False)

@@ -13,6 +13,7 @@ from typing import Any
 from weft.checkpoints.layout import Layout, lay_out
 from weft.checkpoints.leftovers import Begun, find_begun, left_size
 from weft.checkpoints.staging import Identity
+from weft.engine.collector import collector_waits
 from weft.engine.forecast import free_disk
 from weft.engine.identity import differences, identity
 from weft.engine.inputs import Inputs, open_inputs
@@ -99,6 +100,7 @@ def opened(recipe: Recipe, progress: Progress | None = None, *, headers_only: bo
             inputs.close()
 
 
+@collector_waits()
 def prepare(
     recipe: Recipe,
     inputs: Inputs,

@@ -153,9 +153,9 @@ class StripInputs:
         operands = [tile.item.operands[key] for tile in strip.tiles]
         at = 0
         for checkpoint, together in groupby(operands, attrgetter("checkpoint")):
-            names = [operand.spec.name for operand in together]
-            size = sum(checkpoint.tensors[name].size for name in names)
-            checkpoint.read_whole(names, joined[at : at + size].view(np.uint8))
+            specs = [operand.spec for operand in together]
+            size = sum([spec.size for spec in specs])
+            checkpoint.read_whole([spec.name for spec in specs], joined[at : at + size].view(np.uint8))
             at += size
         return joined
 

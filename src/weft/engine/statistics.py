@@ -14,7 +14,7 @@ import numpy as np
 from weft.algorithms.program import Derived, Extreme, Gram, Number, Numbers, Program, Rank, Stage, Statistic, Total
 from weft.algorithms.program import Share as ShareOf
 from weft.checkpoints.checkpoint import Array
-from weft.engine.binding import Bound, Values, asked_by, bind_statistic
+from weft.engine.binding import Bindings, Bound, Values, asked_by, bind_statistic
 from weft.engine.journal import Journal
 from weft.engine.ranking import depends_on_place, row_length
 from weft.engine.reading import Buffers, Reader, StripInputs
@@ -92,7 +92,15 @@ class Scope:
         """Whether it may be computed together with other small tensors: not what took computing and is kept, and not
         where rows or names matter.
         """
-        return not (depends_on_place(work.program) or any(o.checkpoint.is_computed for o in work.operands.values()))
+        if work.program.change is not None and depends_on_place(work.program):
+            return False
+        return not self._computed or all(id(o.checkpoint) not in self._computed for o in work.operands.values())
+
+    @cached_property
+    def _computed(self) -> set[int]:
+        """The checkpoints that are computed as they are read."""
+        every = {id(o.checkpoint): o.checkpoint for work in self.works for o in work.operands.values()}
+        return {key for key, checkpoint in every.items() if checkpoint.is_computed}
 
     def inputs(self, strip: Strip[Work], buffers: Buffers, keep: bool) -> StripInputs:
         """What is read of a strip. Of a scope of one tile all is read once, whatever the number of passes."""
@@ -119,16 +127,24 @@ def settle(scope: Scope) -> dict[Work, Values]:
     """
     settled: dict[Work, Values] = {}
     known: dict[Any, dict[Work, Values]] = {(): {work: numbers(work) for work in scope.works}}
+    ends: dict[int, Any] = {}  # for each program what is known when all its statistics are
     for work in scope.works:
-        done: tuple[Any, ...] = ()
-        for stage in work.program.stages:
-            before = known[done]
-            done = (*done, stage, *_chosen(work.program, stage))
-            if done not in known:
-                results = _results(scope, len(known), stage, work.program, before)
-                known[done] = {w: {**before[w], stage.statistic.name: results[w]} for w in scope.works}
-        settled[work] = known[done][work]
+        if id(work.program) not in ends:
+            ends[id(work.program)] = _settled(scope, work.program, known)
+        settled[work] = known[ends[id(work.program)]][work]
     return settled
+
+
+def _settled(scope: Scope, program: Program, known: dict[Any, dict[Work, Values]]) -> tuple[Any, ...]:
+    """Find out all that a program asks for; under what it is known then."""
+    done: tuple[Any, ...] = ()
+    for stage in program.stages:
+        before = known[done]
+        done = (*done, stage, *_chosen(program, stage))
+        if done not in known:
+            results = _results(scope, len(known), stage, program, before)
+            known[done] = {w: {**before[w], stage.statistic.name: results[w]} for w in scope.works}
+    return done
 
 
 def numbers(work: Work) -> dict[str, Number]:
@@ -189,6 +205,7 @@ class _Pass:
         self._slots: list[Slot] = [None] if together else list(range(models))
         self._known = {slot: figure for slot in self._slots if (figure := self._told(slot)) is not None}
         self._asked = [slot for slot in self._slots if slot not in self._known]
+        self._bindings = Bindings()
         self._bound = {work: {slot: self._bind(work, slot) for slot in self._asked} for work in scope.works}
         self._positions = {work: k for k, work in enumerate(scope.works)}
 
@@ -206,10 +223,13 @@ class _Pass:
         places = [(work, slot) for work in self._scope.works for slot in self._asked]
         if (kept := self._scope.journal.recall(self._key)) is not None:
             self._pass_over()
-            return dict(zip(places, map(float.fromhex, kept), strict=True))
+            every = kept * len(self._scope.works) if len(kept) == len(self._asked) else kept
+            return dict(zip(places, map(float.fromhex, every), strict=True))
         found = self._measured()
         if self._scope.is_worth_keeping:
-            self._scope.journal.settle(self._key, [found[place].hex() for place in places])
+            numbers = [found[place].hex() for place in places]
+            first = numbers[: len(self._asked)]
+            self._scope.journal.settle(self._key, first if numbers == first * len(self._scope.works) else numbers)
         return found
 
     def _pass_over(self) -> None:
@@ -239,8 +259,12 @@ class _Pass:
         return float(told) if told is not None else None
 
     def _bind(self, work: Work, slot: Slot) -> Bound:
-        end, compute = self._scope.end_of(work), self._compute(work)
-        return bind_statistic(work, self._stage, self._functions, self._values[work], end, compute, slot)
+        values, end, compute = self._values[work], self._scope.end_of(work), self._compute(work)
+
+        def bind() -> Bound:
+            return bind_statistic(work, self._stage, self._functions, values, end, compute, slot)
+
+        return self._bindings.of(work, values, end, slot, bind)
 
     def _compute(self, work: Work) -> DType:
         return FLOAT64 if self._statistic.double else work.compute
@@ -311,9 +335,11 @@ class _Pass:
         return {(work, slot): finished[work][slot] for work in self._scope.works for slot in models}
 
     def _blocks(self, parts: Iterable[Hashable], start: float = 0.0) -> dict[tuple[Work, Any], Array]:
-        """For each tensor and each of some parts, a number for every canonical block."""
-        blocks = {work: -(-work.spec.size // BLOCK) for work in self._scope.works}
-        return {(work, part): np.full(blocks[work], start) for part in parts for work in self._scope.works}
+        """For each tensor and each of some parts, a number for every canonical block; of one part, one array."""
+        stops = np.cumsum([0, *(-(-work.spec.size // BLOCK) for work in self._scope.works)]).tolist()
+        places = [(work, stops[k], stops[k + 1]) for k, work in enumerate(self._scope.works)]
+        wholes = {part: np.full(stops[-1], start) for part in parts}
+        return {(work, part): whole[a:b] for part, whole in wholes.items() for work, a, b in places}
 
     def _gather(
         self,
@@ -322,7 +348,7 @@ class _Pass:
         step: Callable[[_Worker, Strip[Work]], None],
     ) -> None:
         """Fill in the blocks' numbers."""
-        named = {f"{self._positions[work]} {part}": array for (work, part), array in numbers.items()}
+        named = {str(part): array.base for (_, part), array in numbers.items() if array.base is not None}
         snapshots = self._snapshots(0, merge, named, {})
         self._sweep(snapshots, lambda: _Worker(snapshots.share({}), self._scope.buffers()), step)
 
