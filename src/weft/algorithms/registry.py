@@ -8,13 +8,14 @@ from weft.algorithms.dare import Dare
 from weft.algorithms.fisher import Fisher
 from weft.algorithms.linear import Linear
 from weft.algorithms.method import Method
+from weft.algorithms.pcb import Pcb
 from weft.algorithms.sparsifier import Sparsifier
 from weft.algorithms.task_arithmetic import TaskArithmetic
 from weft.algorithms.ties import Ties
 from weft.errors import InputError, nearest
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
-    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher, Dare)}
+    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher, Dare, Pcb)}
 )
 
 
