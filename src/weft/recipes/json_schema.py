@@ -13,8 +13,8 @@ def recipe_schema() -> dict[str, Any]:
     """What a recipe may say, as JSON schema (draft 2020-12).
 
     Example:
-        >>> recipe_schema()["properties"]["method"]["enum"]
-        ['linear', 'task_arithmetic', 'ties', 'fisher', 'dare']
+        >>> "ties" in recipe_schema()["properties"]["method"]["enum"]
+        True
     """
     schema = Recipe.model_json_schema()
     schema["title"] = "Weft recipe"
