@@ -68,7 +68,7 @@ class Mats(Method):
     formula: ClassVar = "(Σ wᵢ Cᵢ) θ = Σ wᵢ Cᵢ θᵢ"
     source: ClassVar = "Tam et al. 2024, arXiv 2312.04339"
     needs_base: ClassVar = False
-    laws: ClassVar = {Law.COPIES: {}, Law.ORDER: {}, Law.ZERO_DELTAS: {}}
+    laws: ClassVar = {Law.COPIES: {}, Law.ORDER: {"tolerance": 1e-15}, Law.ZERO_DELTAS: {}}
 
     objective: Literal["gram", "kfac", "fisher", "identity"] = parameter("gram", "what measures the distance (C)")
     gram: PerModel[Annotated[Any, Tensors()]] = parameter(

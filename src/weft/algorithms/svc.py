@@ -28,6 +28,9 @@ class Svc(Correction):
     does not move in a direction counts alpha there; the official code, which takes squared lengths below 1e-12 for
     that, does not scale with the task vectors. Alone it corrects the sum of the task vectors.
 
+    What iso_c and iso_cts return has equal singular values, so that its singular vectors are whatever rounding makes of
+    them: a correction after these differs from machine to machine.
+
     Source: *Subspace-consistency Spectral Calibration* (arXiv 2602.05536), and the official code.
 
     Example:

@@ -99,7 +99,9 @@ class Fitting:
     def warnings(self) -> Iterator[str]:
         """Tensors that have to do without what only some models have for them, or only in part."""
         for argument, names in self._partly.items():
-            said = f"{len(names)} tensor(s) lack their {argument} in some models or all, and are merged without any"
+            said = (
+                f"{len(names)} tensor(s) lack a {argument} in at least one model and are merged as if there were none"
+            )
             yield f"{said}: {listed(names)}"
 
 
