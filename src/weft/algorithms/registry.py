@@ -4,19 +4,43 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from weft.algorithms.correction import Correction
 from weft.algorithms.dare import Dare
 from weft.algorithms.fisher import Fisher
+from weft.algorithms.iso_c import IsoC
+from weft.algorithms.iso_cts import IsoCts
 from weft.algorithms.linear import Linear
+from weft.algorithms.mats import Mats
 from weft.algorithms.method import Method
 from weft.algorithms.pcb import Pcb
+from weft.algorithms.regmean import RegMean
 from weft.algorithms.sparsifier import Sparsifier
+from weft.algorithms.svc import Svc
 from weft.algorithms.task_arithmetic import TaskArithmetic
 from weft.algorithms.ties import Ties
 from weft.algorithms.tsv import Tsv
+from weft.algorithms.wudi import Wudi
 from weft.errors import InputError, nearest
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
-    {method.name: method for method in (Linear, TaskArithmetic, Ties, Pcb, Fisher, Dare, Tsv)}
+    {
+        method.name: method
+        for method in (
+            Linear,
+            TaskArithmetic,
+            Ties,
+            Pcb,
+            Fisher,
+            RegMean,
+            Mats,
+            Dare,
+            Tsv,
+            IsoC,
+            IsoCts,
+            Wudi,
+            Svc,
+        )
+    }
 )
 
 
@@ -57,4 +81,17 @@ def sparsifier(name: str) -> type[Sparsifier]:
     if name not in known:
         what = f"before: {name} merges models" if name in METHODS else f"before: there is no sparsifier {name!r}"
         raise InputError(what, nearest(name.lower(), known) or f"before a method may come {', '.join(known)}")
+    return known[name]
+
+
+def correction(name: str) -> type[Correction]:
+    """What may correct merged tensors `after:` another method, by name.
+
+    Raises:
+        InputError: if there is none of this name, or it merges instead.
+    """
+    known = {kind.name: kind for kind in METHODS.values() if issubclass(kind, Correction)}
+    if name not in known:
+        what = f"after: {name} merges models" if name in METHODS else f"after: there is no correction {name!r}"
+        raise InputError(what, nearest(name.lower(), known) or f"after a method may come {', '.join(known)}")
     return known[name]
