@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 from weft.kernels.element import Scalar
@@ -35,7 +36,7 @@ class Rank:
 
     Attributes:
         rank: from the number of parameters in the scope and the number `by` to m; 0 gives 0.
-        by: which of the program's numbers decides the rank.
+        by: which of the program's numbers, or what `Derived` before, decides the rank.
         signed: whether there may be negative values among them.
     """
 
@@ -113,6 +114,16 @@ class Numbers:
         """A model's own number."""
         value = self.values[name]
         return value[model] if isinstance(value, tuple) else value
+
+    def each(self, name: str) -> tuple[float, ...]:
+        """Every model's own number, of something that has one for each."""
+        value = self.values[name]
+        return value if isinstance(value, tuple) else (value,)
+
+    @property
+    def size(self) -> int:
+        """How many parameters the tensor has."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from weft.algorithms.breadcrumbs import Breadcrumbs
 from weft.algorithms.dare import Dare
+from weft.algorithms.della import Della
+from weft.algorithms.dppa import Dppa
 from weft.algorithms.fisher import Fisher
 from weft.algorithms.linear import Linear
 from weft.algorithms.method import Method
@@ -14,7 +17,7 @@ from weft.algorithms.ties import Ties
 from weft.errors import InputError, nearest
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
-    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher, Dare)}
+    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher, Dare, Della, Breadcrumbs, Dppa)}
 )
 
 
@@ -23,7 +26,7 @@ def methods() -> tuple[str, ...]:
 
     Example:
         >>> methods()
-        ('linear', 'task_arithmetic', 'ties', 'fisher', 'dare')
+        ('linear', 'task_arithmetic', 'ties', 'fisher', 'dare', 'della', 'breadcrumbs', 'dppa')
     """
     return tuple(METHODS)
 
