@@ -72,7 +72,8 @@ class Dare(Sparsifier):
     With `select: magnitude` the int(n p) smallest entries of each tensor of n parameters are dropped, and those tied
     with the largest of them. What is random depends on nothing but `seed`, the model's position, the tensor's name
     and the parameter's index: the same recipe gives the same bytes anywhere. A `mask` (a file of tensors with the
-    checkpoint's names, 0 where a parameter is dropped) takes the place of the draw.
+    checkpoint's names, 0 where a parameter is dropped) takes the place of the draw; among models that have one, a model
+    without keeps everything.
 
     The official code rescales only if it is asked to (`rescale: false` here is its default); the paper always does.
     `rescale: l1` multiplies each tensor's task vector by what gives it back its sum of magnitudes, as mergekit does:
@@ -108,9 +109,11 @@ class Dare(Sparsifier):
 
     def change(self) -> Change:
         """A threshold if the smallest are dropped, and what is kept."""
-        factors = tuple(1.0 / (1.0 - p) if self.rescale is True and p < 1.0 else 1.0 for p in self.drop)
+        masked = any(mask is not None for mask in self.mask)
+        drops = (0.0 if masked and m is None else p for p, m in zip(self.drop, self.mask, strict=True))
+        factors = tuple(1.0 / (1.0 - p) if self.rescale is True and p < 1.0 else 1.0 for p in drops)
         values = {"drop": self.drop, "factor": factors}
-        if any(mask is not None for mask in self.mask):
+        if masked:
             return Change(
                 dare_masked, statistics=self._sums(masked_length), values=values, auxiliary={"mask": self.mask}
             )

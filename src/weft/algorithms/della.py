@@ -145,7 +145,7 @@ class Della(Sparsifier):
     `rescale: true` divides each change by its own probability. `l1` multiplies each tensor's task vector by what gives
     it back its sum of magnitudes, as mergekit does. What is random depends on nothing but `seed`, the model's
     position, the tensor's name and the parameter's index. A `mask` takes the place of the draw, not of the
-    probabilities that it was drawn with.
+    probabilities that it was drawn with; among models that have one, a model without keeps everything.
 
     The mean weighs by |w| where the official code adds the weights as they are; they differ for negative ones.
     mergekit's `della_linear` is `elect: false, combine: sum`.
@@ -188,20 +188,22 @@ class Della(Sparsifier):
 
     @model_validator(mode="after")
     def _probabilities(self) -> Della:
-        for density, epsilon in zip(self.density, self.epsilon):
+        for density, epsilon in zip(self.density, self.epsilon, strict=True):
             if density < 1.0 and not epsilon < density < 1.0 - epsilon:
                 low, high = density - epsilon, density + epsilon
+                least = f"make epsilon less than {min(density, 1 - density):g}, or density 1"
                 raise ValueError(
                     f"density {density:g} with epsilon {epsilon:g} makes probabilities from {low:g} to {high:g}, which "
-                    f"must lie between 0 and 1; make epsilon less than {min(density, 1 - density):g}, or density 1"
+                    f"must lie between 0 and 1; {least if density else 'give a density above 0'}"
                 )
         return self
 
     def change(self) -> Change:
         """What is kept, by place in the row."""
-        epsilons = tuple(0.0 if density == 1.0 else e for density, e in zip(self.density, self.epsilon))
-        values = {"density": self.density, "epsilon": epsilons, "factor": (1.0,) * len(epsilons)}
         masked = any(mask is not None for mask in self.mask)
+        densities = tuple(1.0 if masked and m is None else d for d, m in zip(self.density, self.mask, strict=True))
+        epsilons = tuple(0.0 if d == 1.0 else e for d, e in zip(densities, self.epsilon, strict=True))
+        values = {"density": densities, "epsilon": epsilons, "factor": (1.0,) * len(epsilons)}
         return Change(
             magprune_masked if masked else magprune,
             ranking=magnitude,
