@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 from weft.algorithms.whole import Beside, Whole
@@ -117,6 +118,16 @@ class Numbers:
         """A model's own number."""
         value = self.values[name]
         return value[model] if isinstance(value, tuple) else value
+
+    def each(self, name: str) -> tuple[float, ...]:
+        """Every model's own number, of something that has one for each."""
+        value = self.values[name]
+        return value if isinstance(value, tuple) else (value,)
+
+    @property
+    def size(self) -> int:
+        """How many parameters the tensor has."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)

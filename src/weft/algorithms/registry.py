@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from weft.algorithms.breadcrumbs import Breadcrumbs
 from weft.algorithms.correction import Correction
 from weft.algorithms.dare import Dare
+from weft.algorithms.della import Della
+from weft.algorithms.dppa import Dppa
 from weft.algorithms.fisher import Fisher
 from weft.algorithms.iso_c import IsoC
 from weft.algorithms.iso_cts import IsoCts
@@ -34,6 +37,9 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
             RegMean,
             Mats,
             Dare,
+            Della,
+            Breadcrumbs,
+            Dppa,
             Tsv,
             IsoC,
             IsoCts,

@@ -157,12 +157,17 @@ def _results(
 ) -> Mapping[Work, Number]:
     if isinstance(stage.statistic, Derived):
         works = sorted(scope.works, key=lambda work: work.spec.name)
-        known = [Numbers(work.spec.name, work.spec.shape, before[work]) for work in works]
+        known = [Numbers(w.spec.name, w.spec.shape, _own_names(stage.prefix, before[w])) for w in works]
         return dict(zip(works, stage.statistic.compute(known), strict=True))
     if not stage.by_tensor:
         return _Pass(scope, number, stage, program, before).results()
     own = ((work, replace(scope, works=[work])) for work in scope.works)
     return {work: _Pass(part, number, stage, program, before).results()[work] for work, part in own}
+
+
+def _own_names(prefix: str, values: Values) -> Values:
+    """Numbers by the names that a part of a program gave them."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def _chosen(program: Program, stage: Stage) -> Iterator[Scalar]:

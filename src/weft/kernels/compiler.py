@@ -89,8 +89,8 @@ class Loop:
 
     @property
     def draws(self) -> bool:
-        """Whether it asks for random numbers."""
-        return self.change is not None and "draw" in inspect.signature(self.change).parameters
+        """Whether it asks for random numbers: what happens to each model, or a statistic of that, may."""
+        return any("draw" in inspect.signature(f).parameters for f in (self.element, self.change) if f)
 
 
 CHANGE = "before_"
@@ -291,7 +291,7 @@ def _of_model(loop: Loop, name: str, slot: int) -> str:
     if name == "index":
         return "start + at_"
     if name == "draw":
-        return f"real(uniform(keys[{2 * slot}], keys[{2 * slot + 1}], start + at_))"
+        return _drawn(slot)
     known = _known(loop, CHANGE, name)
     if any(given.name == known for given in loop.inputs):
         return _read_one(loop, known, slot)
@@ -300,6 +300,11 @@ def _of_model(loop: Loop, name: str, slot: int) -> str:
     if known in dict(loop.values):
         return f"{known}[{slot}]" if dict(loop.values)[known] else known
     raise TypeError(f"{loop.change.__name__ if loop.change else ''} asks for {name!r}, which nothing provides")
+
+
+def _drawn(slot: int) -> str:
+    """The random number of one model."""
+    return f"real(uniform(keys[{2 * slot}], keys[{2 * slot + 1}], start + at_))"
 
 
 def _known(loop: Loop, prefix: str, name: str) -> str:
@@ -353,6 +358,8 @@ def _argument(loop: Loop, name: str) -> str:
         return f"({' '.join(f'{_read(loop, k, given)},' for k, given in arrays)})"
     if name == "index":
         return "start + at_"
+    if name == "draw" and loop.models == 1:
+        return _drawn(0)
     if name == "last":
         return "start + at_ == end"
     if known in dict(loop.functions):
