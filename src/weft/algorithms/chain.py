@@ -55,7 +55,7 @@ class Chain:
     @property
     def needs_base(self) -> bool:
         """Whether there must be a base."""
-        return self.method.needs_base or self.before is not None
+        return self.method.wants_base or self.before is not None
 
     def program(self) -> Program:
         """What the engine shall run."""

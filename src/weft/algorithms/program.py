@@ -23,7 +23,7 @@ class Total:
 
     Attributes:
         finish: from the sum, the number of parameters in the scope and, with `by`, that number to the result.
-        by: one of the program's numbers, which `finish` needs.
+        by: one of the program's numbers, or an earlier statistic, which `finish` needs.
     """
 
     finish: Scalar
@@ -36,7 +36,7 @@ class Rank:
 
     Attributes:
         rank: from the number of parameters in the scope and the number `by` to m; 0 gives 0.
-        by: which of the program's numbers decides the rank.
+        by: which of the program's numbers, or of the earlier statistics, decides the rank.
         signed: whether there may be negative values among them.
     """
 
@@ -88,6 +88,8 @@ class Statistic:
         fold: how the scope's values become one number.
         each: computed once for each model, `tuned` and every per-model argument being that model's own number;
             the result is then per model as well.
+        among: with `each`: the expression sees the numbers of all models, and `own`, the position (0.0, 1.0, ...) of
+            the one that it is about.
         by_tensor: for each tensor on its own, even if the program's scope is the whole model.
         known: the auxiliary input, and the key of its metadata, that may hold the result already.
         double: computed in float64 whatever the inputs are, where squares of tiny numbers would vanish.
@@ -97,6 +99,7 @@ class Statistic:
     expression: Scalar
     fold: Fold
     each: bool = False
+    among: bool = False
     by_tensor: bool = False
     known: tuple[str, str] | None = None
     double: bool = False

@@ -68,6 +68,8 @@ def bind_statistic(
     change = None if stage.prefix else work.program.change
     question = _Question(stage.statistic.expression, stage.prefix, change, work.program.relative, maps=False)
     own = {name: f for name, f in work.program.all_functions.items() if name.startswith(BEFORE)}
+    if stage.statistic.among and model is not None:
+        values, model = {**values, stage.prefix + "own": float(model)}, None
     return _bound(work, question, {**functions, **own}, values, compute, end, compute, model, None)
 
 

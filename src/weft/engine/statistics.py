@@ -443,7 +443,7 @@ class _Pass:
     def _parameter(self, work: Work, slot: Slot, name: str) -> tuple[float, ...]:
         if not name:
             return ()
-        value = work.program.numbers[self._stage.prefix + name]
+        value = self._values[work][self._stage.prefix + name]
         if isinstance(value, tuple):
             return value if slot is None else (value[slot],)
         return (value,)

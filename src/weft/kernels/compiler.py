@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,8 @@ import platformdirs
 from weft.kernels import codecs, draws
 from weft.kernels.dtypes import FLOAT64, DType
 from weft.kernels.element import Scalar
-from weft.kernels.specialise import constants, dependencies, specialised
+from weft.kernels.elementary import source
+from weft.kernels.specialise import constants, dependencies, elementary_functions, specialised
 
 Kernel = Callable[..., int]
 """`kernel(out, start, end, values, *inputs) -> count`; see `compiled`."""
@@ -212,8 +213,16 @@ def _functions(loop: Loop) -> Iterator[str]:
     if len(set(names)) < len(names):
         raise TypeError(f"{loop.element.__name__}: two of its functions have one name: {sorted(names)}; rename one")
     yield from (f"{name} = real({value!r})" for name, value in numbers.items())
+    yield from _exponentials(loop, wanted)
     for function in wanted:
         yield f"\n@inline\n{specialised(function, loop.models)}"
+
+
+def _exponentials(loop: Loop, functions: Iterable[Scalar]) -> Iterator[str]:
+    """The exponential functions that these call, in the loop's precision."""
+    called = {name: known for function in functions for name, known in elementary_functions(function).items()}
+    for name, known in called.items():
+        yield f"from weft.kernels.elementary import {known}_{loop.compute.name} as {name}  # {_digest(source())}"
 
 
 def _kernel(loop: Loop) -> Iterator[str]:

@@ -108,6 +108,7 @@ class Resolver:
         self, name: str, parameters: Mapping[str, Any], before: Mapping[str, Any] | None, rule: str = ""
     ) -> Merge:
         kind = method(name)
+        kind.check_count(self._names)
         known = [{k: v for k, v in own.items() if k in kind.model_fields} for own in self._own]
         settled = kind.resolved(self._names, parameters, known, self._recipe.parameters)
         return Merge(Chain(settled, self._sparsifier(before)), rule)
