@@ -5,11 +5,22 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from weft.algorithms import plugins
+from weft.algorithms.arcee_fusion import ArceeFusion
+from weft.algorithms.consensus import Consensus
 from weft.algorithms.dare import Dare
 from weft.algorithms.fisher import Fisher
+from weft.algorithms.karcher import Karcher
 from weft.algorithms.linear import Linear
+from weft.algorithms.median import Median
 from weft.algorithms.method import Method
+from weft.algorithms.model_stock import ModelStock
+from weft.algorithms.nearswap import Nearswap
+from weft.algorithms.passthrough import Passthrough
 from weft.algorithms.pcb import Pcb
+from weft.algorithms.ram import Ram
+from weft.algorithms.ram_plus import RamPlus
+from weft.algorithms.sce import Sce
+from weft.algorithms.slerp import Slerp
 from weft.algorithms.sparsifier import Sparsifier
 from weft.algorithms.task_arithmetic import TaskArithmetic
 from weft.algorithms.ties import Ties
@@ -27,6 +38,17 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
             Dare,
             Tsv,
             Pcb,
+            Consensus,
+            Sce,
+            Ram,
+            RamPlus,
+            Median,
+            ModelStock,
+            Slerp,
+            Karcher,
+            Nearswap,
+            ArceeFusion,
+            Passthrough,
         )
     }
 )
@@ -63,7 +85,8 @@ def method(name: str) -> type[Method]:
 
 def usable() -> tuple[dict[str, type[Method]], list[Problem]]:
     """Every method that can be loaded, by name, and what is wrong with those that other packages bring."""
-    found, problems = dict(METHODS), []
+    found = dict(METHODS)
+    problems: list[Problem] = []
     for name in plugins.names():
         try:
             if name in METHODS:

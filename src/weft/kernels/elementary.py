@@ -26,7 +26,7 @@ _INLINE = {"forceinline": True, "error_model": "numpy", "nogil": True}
 
 
 def exp(x: float) -> float:
-    """e to the power of x.
+    """E to the power of x.
 
     Example:
         >>> exp(1.0)
