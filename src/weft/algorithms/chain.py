@@ -63,7 +63,7 @@ class Chain:
     @property
     def needs_base(self) -> bool:
         """Whether there must be a base."""
-        return any(step.needs_base for step in (self.before, self.method, self.after) if step is not None)
+        return any(step.wants_base for step in (self.before, self.method, self.after) if step is not None)
 
     def program(self) -> Program:
         """What the engine shall run."""

@@ -41,8 +41,8 @@ def pcb(
 
     Example:
         >>> one, zero = (1.0, 1.0), (0.0, 0.0)
-        >>> pcb(0.0, (1.0, 0.5), zero, one, zero, one, one, 1.0, between_changes)
-        0.9029247567518884
+        >>> round(pcb(0.0, (1.0, 0.5), zero, one, zero, one, one, 1.0, between_changes), 6)
+        0.932312
     """
     total = 0.0
     mass = 0.0
@@ -189,10 +189,10 @@ class Pcb(Method):
 
     Example:
         >>> import numpy as np, weft
-        >>> base = {"w": np.zeros(4)}
-        >>> a, b = {"w": np.array([4.0, 1.0, 0.0, -2.0])}, {"w": np.array([2.0, -1.0, 3.0, -2.0])}
+        >>> base = {"w": np.zeros(5)}
+        >>> a, b = {"w": np.array([4.0, 1.0, 0.5, -2.0, 3.0])}, {"w": np.array([2.0, -1.0, 3.0, -2.0, 0.2])}
         >>> weft.merge([a, b], base=base, method="pcb", ratio=0.5)["w"].round(2)
-        array([2., 0., 3., 0.])
+        array([2.5, 0. , 2. , 0. , 3. ])
     """
 
     name: ClassVar = "pcb"

@@ -114,6 +114,7 @@ class Resolver:
         self, name: str, parameters: Mapping[str, Any], before: Written | None, after: Written | None, rule: str = ""
     ) -> Merge:
         kind = method(name)
+        kind.check_count(self._names)
         known = [{k: v for k, v in own.items() if k in kind.model_fields} for own in self._own]
         settled = kind.resolved(self._names, parameters, known, self._recipe.parameters)
         first = self._chained("before", sparsifier(before["method"]), before) if before else None
