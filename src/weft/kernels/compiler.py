@@ -229,22 +229,24 @@ def _kernel(loop: Loop) -> Iterator[str]:
     arrays = [f"input_{k}" for k, given in enumerate(loop.inputs) if given.dtype]
     yield "\n"
     yield '@njit(nogil=True, error_model="numpy", cache=True)'
-    own = "" if len(arrays) <= _DIRECT else "_"
+    late = _decoded_first(loop)
+    own = "_" if late else ""
     keys = ["keys"] if loop.draws else []
     yield f"def kernel({', '.join([f'out{own}', f'start{own}', 'end', 'values', *keys, *arrays])}):"
     yield from (f"    {line}" for line in _unpacked(loop))
     yield "    noted_ = 0"
-    if len(arrays) <= _DIRECT:
+    if not late:
         yield from _elements(loop, "    ")
     else:
-        yield f"    decoded_ = np.empty(({len(arrays)}, {_STRETCH}), np.{loop.compute.name})"
+        yield f"    decoded_ = np.empty(({len(late)}, {_STRETCH}), np.{loop.compute.name})"
         yield f"    for from_ in range(0, len(out_), {_STRETCH}):"
         yield f"        out = out_[from_ : from_ + {_STRETCH}]"
         yield "        start = start_ + from_"
-        for row, (k, given) in enumerate((k, given) for k, given in enumerate(loop.inputs) if given.dtype):
-            yield f"        part_ = input_{k}[from_ : from_ + {_STRETCH}]"
-            yield "        for at_ in range(len(part_)):"
-            yield f"            decoded_[{row}, at_] = {_decoded(k, given, 'part_')}"
+        for k, given in ((k, given) for k, given in enumerate(loop.inputs) if given.dtype):
+            yield f"        part_{k} = input_{k}[from_ : from_ + {_STRETCH}]"
+            if k in late:
+                yield f"        for at_ in range(len(part_{k})):"
+                yield f"            decoded_[{late.index(k)}, at_] = {_decoded(k, given, f'part_{k}')}"
         yield from _elements(loop, "        ")
     yield "    return noted_"
 
@@ -322,10 +324,19 @@ def _read_one(loop: Loop, name: str, slot: int | None) -> str:
 
 
 _DIRECT = 48
-"""How many arrays a loop reads itself. With some ten more LLVM no longer vectorises it; they are decoded first then."""
+"""How many arrays a loop reads itself. With some ten more LLVM no longer vectorises it."""
 
-_STRETCH = 512
-"""Elements that are decoded at a time, so that what is decoded stays in the core's cache."""
+_BESIDE = 40
+"""If there are more, how many it reads itself nevertheless; the others are decoded first."""
+
+_STRETCH = 256
+"""Elements that are decoded at a time, so that what is decoded stays in the core's first cache."""
+
+
+def _decoded_first(loop: Loop) -> list[int]:
+    """Positions of the inputs that are decoded into scratch before the loop over elements reads them."""
+    arrays = [k for k, given in enumerate(loop.inputs) if given.dtype]
+    return arrays[_BESIDE:] if len(arrays) > _DIRECT else []
 
 
 def _unpacked(loop: Loop) -> Iterator[str]:
@@ -371,10 +382,10 @@ def _argument(loop: Loop, name: str) -> str:
 
 def _read(loop: Loop, k: int, given: Input) -> str:
     """One element of an input, decoded."""
-    arrays = [j for j, other in enumerate(loop.inputs) if other.dtype]
-    if given.dtype is None or len(arrays) <= _DIRECT:
-        return _decoded(k, given, f"input_{k}")
-    return f"decoded_[{arrays.index(k)}, at_]"
+    late = _decoded_first(loop)
+    if k in late:
+        return f"decoded_[{late.index(k)}, at_]"
+    return _decoded(k, given, f"part_{k}" if late else f"input_{k}")
 
 
 def _decoded(k: int, given: Input, array: str) -> str:
