@@ -81,7 +81,7 @@ def solved(matrix: Tensor, right: Tensor, stored: torch.dtype = torch.float64) -
     size = matrix.diagonal().clamp(min=0.0).sqrt()
     scale = torch.where(size > 0, size, 1.0).reciprocal() * (size > 0)
     scaled = matrix * scale * scale[:, None]
-    tolerance = torch.finfo(stored).eps * len(matrix) ** 0.5
+    tolerance = torch.finfo(stored).eps * len(matrix) ** 0.5 + 10 * torch.finfo(matrix.dtype).eps * len(matrix)
     factor, failed = torch.linalg.cholesky_ex(scaled)
     if not int(failed) and bool(factor.diagonal().min() ** 2 > tolerance):
         return scale[:, None] * torch.cholesky_solve(scale[:, None] * right, factor), True
