@@ -14,7 +14,7 @@ import numpy as np
 from weft.algorithms.program import Derived, Extreme, Gram, Number, Numbers, Program, Rank, Stage, Statistic, Total
 from weft.algorithms.program import Share as ShareOf
 from weft.checkpoints.checkpoint import Array
-from weft.engine.binding import Bindings, Bound, Values, asked_by, bind_statistic
+from weft.engine.binding import RANK, Bindings, Bound, Values, asked_by, bind_statistic
 from weft.engine.journal import Journal
 from weft.engine.ranking import depends_on_place, row_length
 from weft.engine.reading import Buffers, Reader, StripInputs
@@ -240,7 +240,8 @@ class _Pass:
     def _pass_over(self) -> None:
         """Nothing is read: it was, and was in order."""
         for work, bounds in self._bound.items():
-            read = {work.operands[key] for bound in bounds.values() for key in bound.keys}
+            asked = {key for bound in bounds.values() for key in bound.keys if key[0] != RANK}
+            read = {work.operands[key] for key in asked}
             self._scope.watch.clear(read)
             self._scope.reader.looked_at(sum(operand.spec.nbytes for operand in read))
 
