@@ -111,7 +111,7 @@ def mean_direction(gram: Matrix, weight: Sequence[float]) -> tuple[float, ...]:
         weight: not negative, of sum 1.
 
     Example:
-        >>> [round(c, 12) for c in mean_direction([[1.0, 0.0], [0.0, 1.0]], [2 / 3, 1 / 3])]  # cos and sin of 30 degrees
+        >>> [round(c, 12) for c in mean_direction([[1.0, 0.0], [0.0, 1.0]], [2 / 3, 1 / 3])]
         [0.866025403784, 0.5]
     """
     places = _places(gram)
