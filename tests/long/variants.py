@@ -82,13 +82,26 @@ def _checkpoint(k: int, dtype: str, shapes: Mapping[str, Shape], tied: dict[str,
     return Model(f"m{k}" if k else "base", tensors, scales, tied)
 
 
+def as_many(name: str, models: list[Model]) -> list[Model]:
+    """The base, and as many models as a method takes."""
+    return models[: 1 + min(weft.method(name).models[-1], len(models) - 1)]
+
+
 def parameters(name: str, way: str, models: list[Model]) -> dict[str, Any]:
-    """The parameters of a variant; whoever wants tensors for each model gets something like Fishers."""
+    """The parameters of a variant; whoever wants tensors for each model gets something like Fishers, or Gram matrices."""
     chosen = dict(OPTIONS.get(name, {}).get(way, {}))
     kind = weft.method(name)
     for field in filter(lambda f: takes_tensors(kind, f) and kind.is_per_model(f), kind.model_fields):
-        chosen[field] = [_importance(k, models[0]) for k in range(1, len(models))]
+        made = _gram if field == "gram" else _importance
+        chosen[field] = [made(k, models[0]) for k in range(1, len(models))]
     return chosen
+
+
+def _gram(k: int, like: Model) -> State:
+    """What a layer that is fed with forty rows of chance would tell."""
+    matrices = {name: tensor.shape[1] for name, tensor in like.tensors.items() if tensor.ndim == 2 and tensor.size}
+    fed = {name: chance(2000 + k, 40 * inputs).reshape(40, inputs) for name, inputs in matrices.items()}
+    return {name: (x.T @ x / 40).astype(np.float32) for name, x in fed.items()}
 
 
 def _importance(k: int, like: Model) -> State:
