@@ -88,7 +88,7 @@ def as_many(name: str, models: list[Model]) -> list[Model]:
 
 
 def parameters(name: str, way: str, models: list[Model]) -> dict[str, Any]:
-    """The parameters of a variant; whoever wants tensors for each model gets something like Fishers, or Gram matrices."""
+    """The parameters of a variant; whoever wants tensors for each model gets Fishers, or Gram matrices."""
     chosen = dict(OPTIONS.get(name, {}).get(way, {}))
     kind = weft.method(name)
     for field in filter(lambda f: takes_tensors(kind, f) and kind.is_per_model(f), kind.model_fields):
