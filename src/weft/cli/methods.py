@@ -64,7 +64,9 @@ def _allowed(kind: type[Method], field: str) -> str:
     number = "a number"
     if low is not None:
         number = f"{low:g} or more" if high is None else f"from {low:g} to {high:g}"
-    return {"number": number, "boolean": "true or false"}.get(schema.get("type", ""), "see there")
+    return {"number": number, "integer": number.replace("a number", "a whole number"), "boolean": "true or false"}.get(
+        schema.get("type", ""), "see there"
+    )
 
 
 def _list(kinds: list[type[Method]]) -> None:
