@@ -153,7 +153,8 @@ def stands_alone(name: str, way: str) -> bool:
     """Whether nothing that a tensor depends on comes from the others."""
     made = checkpoints(SIZES["small"], "float32")
     kind = weft.method(name)
-    return not kind.resolved([m.name for m in made[1:]], common=parameters(name, way, made)).program().whole_model
+    method = kind.resolved([m.name for m in made[1:]], common=parameters(name, way, made))
+    return not method.program().is_about_the_model
 
 
 @pytest.mark.parametrize(("name", "way"), [variant for variant in VARIANTS if stands_alone(*variant)])
