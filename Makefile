@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS ?= runs/peers
 
-.PHONY: demo test fast long soak reliability replay check bench peers fuzz format clean
+.PHONY: demo test fast long soak reliability replay docs check bench peers fuzz format clean
 
 demo: $(READY) ## train, fine-tune, merge and compare on real digits
 	$(BIN)/python examples/digits.py
@@ -29,6 +29,9 @@ reliability: $(READY) ## the figures of docs/reliability.md, in an hour or two; 
 
 replay: $(READY) ## put the hashes of all merges on record anew, after a change of bits that is meant
 	$(BIN)/python -m tests.test_replay
+
+docs: $(READY) ## docs/methods/, a page for every method, from its class
+	$(BIN)/python docs/make_methods.py
 
 check: $(READY) ## style, types, layers
 	$(BIN)/ruff check .
