@@ -5,6 +5,7 @@ Nothing that a model's folder brings is run: a model that needs code of its own 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +103,10 @@ class Loaded:
     def classes(self) -> int:
         """Among how many labels it chooses."""
         return len(self.head.weight) if self.head else int(self.module.config.num_labels)
+
+    def takes(self, name: str) -> bool:
+        """Whether the model has an input of this name: some tokenizers make more than their model reads."""
+        return name in inspect.signature(self.module.forward).parameters
 
 
 def needed(*packages: str) -> tuple[Any, ...]:
@@ -262,9 +267,12 @@ def _processor(transformers: Any, task: Task, path: Path) -> Any:
     if not any((path / name).is_file() for name in places):
         raise InputError(f"{path}: has no {word}", "copy that of the model which it was fine-tuned from")
     try:
-        return getattr(transformers, kind).from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        made = getattr(transformers, kind).from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
         raise _cannot(path, error, f" its {word}") from None
+    if task.name == "masked-lm" and made.mask_token_id is None:
+        raise InputError(f"{path}: its tokenizer has no mask token", "choose the --task that the model was trained for")
+    return made
 
 
 def read_head(path: Path, width: int) -> Head:
