@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.checkpoint import Array, Checkpoint
 from weft.checkpoints.locking import locked
 from weft.errors import InputError, Problem, listed
 from weft.statistics.files import About, check_output, numbers, write_statistics
@@ -135,9 +135,10 @@ def _sum(files: Sequence[Checkpoint], told: Sequence[About], name: str) -> Tenso
     return made.reshape(files[0].tensors[name].shape)
 
 
-def _added(files: Sequence[Checkpoint], told: Sequence[About], name: str) -> np.ndarray:
+def _added(files: Sequence[Checkpoint], told: Sequence[About], name: str) -> Array:
     parts = [np.concatenate([np.zeros(0), *numbers(file, name)]) * w for file, w in zip(files, _weights(told))]
-    return np.sum(parts, axis=0)
+    total: Array = np.sum(parts, axis=0)
+    return total
 
 
 def _together(files: Sequence[Checkpoint], told: Sequence[About]) -> About:
@@ -159,7 +160,7 @@ def _norm(files: Sequence[Checkpoint], told: Sequence[About]) -> float:
     for name, spec in files[0].tensors.items():
         values = _added(files, told, name).astype(np.float32)
         mark = hashlib.sha256(repr(spec.shape).encode() + values.tobytes()).digest()
-        if not (mark in seen and len(spec.shape) > 1 and values.any()):
+        if mark not in seen:
             total += float(np.square(values.astype(np.float64)).sum())
         seen.add(mark)
     return sqrt(total)

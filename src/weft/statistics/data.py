@@ -131,7 +131,9 @@ def _from_file(datasets: Any, path: Path, split: str | None, scratch: str) -> An
     if path.suffix not in _READERS:
         raise InputError(f"{path}: rows are read from {_SUFFIXES}", "convert it to one of these")
     if split not in (None, "train"):
-        raise InputError(f"{path}: --split {split} is for data sets that have splits, and a file is one", "leave it out")
+        raise InputError(
+            f"{path}: --split {split} is for data sets that have splits, and a file is one", "leave it out"
+        )
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty", "name data with examples in it")
     reader, options = _READERS[path.suffix]

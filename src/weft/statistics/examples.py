@@ -244,7 +244,9 @@ def _label(loaded: Loaded, table: Table, row: Row) -> Any:
     found = row[column]
     if loaded.task.name == "token-classification":
         if not isinstance(found, (list, tuple)):
-            raise InputError(f"column {column!r} holds {shown(found)}, not a list of labels", "name another with --label")
+            raise InputError(
+                f"column {column!r} holds {shown(found)}, not a list of labels", "name another with --label"
+            )
         return [_number(loaded, table, column, one) for one in found]
     return _number(loaded, table, column, found)
 
@@ -297,9 +299,7 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def _masked(
-    encoded: dict[str, Any], special: Sequence[int], mask: int, numbers: tuple[int, int]
-) -> dict[str, Any]:
+def _masked(encoded: dict[str, Any], special: Sequence[int], mask: int, numbers: tuple[int, int]) -> dict[str, Any]:
     """Some tokens replaced by the mask, and at least one; they are what is predicted.
 
     Args:

@@ -90,14 +90,16 @@ class About:
             raise InputError(what, "statistics that `weft fisher` or `weft gram` wrote are meant")
         marks = Marks.told(told)
         try:
-            counts = {key: int(told[key]) for key in ("samples", "seed", "examples", "tokens")}
-            words = {key: told[key] for key in ("kind", "model", "task", "labels", "data", "data_sha256", "versions")}
+            figures: dict[str, Any] = {key: int(told[key]) for key in ("samples", "seed", "examples", "tokens")}
+            words: dict[str, Any] = {
+                key: told[key] for key in ("kind", "model", "task", "labels", "data", "data_sha256", "versions")
+            }
             norm = float(told["norm"]) if "norm" in told else None
         except (KeyError, ValueError) as error:
             raise InputError(f"{checkpoint.label}: its metadata are damaged: {error}", "measure it again") from None
-        if marks is None or words["kind"] not in KINDS or counts["examples"] < 1 or not isfinite(norm or 0.0):
+        if marks is None or words["kind"] not in KINDS or figures["examples"] < 1 or not isfinite(norm or 0.0):
             raise InputError(f"{checkpoint.label}: its metadata are damaged", "measure it again")
-        return cls(marks=marks, norm=norm, **counts, **words)
+        return cls(marks=marks, norm=norm, **figures, **words)
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -196,10 +196,7 @@ class _Run:
         estimator = self._estimator()
         room = found.batch if found else self._room()
         if found:
-            device = self.request.device
-            sums = {name: tensor.to(device) for name, tensor in found.sums.items()}
-            estimator.restore(sums, found.examples, found.tokens)
-            self.progress.continued(found.done / len(self.examples))
+            self._go_on(estimator, found)
         done = found.done if found else 0
         for remark in self._remarks(estimator):
             self.progress.warning(remark)
@@ -207,6 +204,16 @@ class _Run:
         made = self._written(output, estimator)
         self.keeper.forget()
         return replace(made, seconds=time.monotonic() - began, continued=done)
+
+    def _go_on(self, estimator: Estimator, found: Snapshot) -> None:
+        """Give an estimator what an earlier run summed.
+
+        It sees the first batch again beforehand, on which it settles how it computes, as it did then.
+        """
+        first, last = planned(self.examples.lengths, found.batch)[0]
+        self._update(estimator, first, last)
+        estimator.restore(found.sums, found.examples, found.tokens)
+        self.progress.continued(found.done / len(self.examples))
 
     def _sum(self, estimator: Estimator, identity: Identity, room: tuple[int, int], done: int) -> None:
         lengths = self.examples.lengths
@@ -253,14 +260,14 @@ class _Run:
         )  # fmt: skip
 
     def _estimator(self) -> Estimator:
-        from weft.statistics.estimating import FisherEstimator, GramEstimator
+        from weft.statistics import estimating
 
         request, module = self.request, self.loaded.module
         likelihood = likelihood_of(self.loaded, request.pooling)
         if request.kind == "gram":
             labels = {"labels": request.labels, "samples": request.samples, "seed": request.seed}
-            return GramEstimator(module, request.gradients, likelihood, **labels if request.gradients else {})
-        return FisherEstimator(module, likelihood, request.labels, request.samples, request.seed)
+            return estimating.GramEstimator(module, request.gradients, likelihood, **labels if request.gradients else {})
+        return estimating.FisherEstimator(module, likelihood, request.labels, request.samples, request.seed)
 
     def _remarks(self, estimator: Estimator) -> Iterator[str]:
         yield from self.loaded.remarks
@@ -271,7 +278,9 @@ class _Run:
 
     def _written(self, output: Path, estimator: Estimator) -> Measured:
         means = dict(estimator.means())
-        statistics = Grams(self.loaded.naming, means) if self.request.kind == "gram" else Fishers(self.loaded.naming, means)
+        statistics = (
+            Grams(self.loaded.naming, means) if self.request.kind == "gram" else Fishers(self.loaded.naming, means)
+        )
         if not statistics.specs:
             raise MeasureError(f"nothing that was measured belongs to a tensor of {self.loaded.path}")
         about = About(

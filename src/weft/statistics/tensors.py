@@ -46,7 +46,7 @@ def file_parts(
     for spec, tensor in zip(kept, tensors, strict=True):
         dtype, array = storage(spec.name, tensor, spec.name)
         assert dtype == spec.dtype
-        yield memoryview(array).cast("B")
+        yield memoryview(array.data).cast("B")
 
 
 def open_tensors(path: Path) -> Checkpoint:
