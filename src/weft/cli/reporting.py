@@ -137,6 +137,11 @@ class Shown(Progress):
             done = f"{self._amount(self._done)} of {self._amount(self._total)}"
             self._line(f"{self._name}: {done}, {self._amount(rate)}/s, {left:.0f} s left")
 
+    def note(self, text: str) -> None:
+        """A line."""
+        if not self._quiet:
+            self._line(text)
+
     def warning(self, text: str) -> None:
         """A line, even when quiet."""
         self._console.print(f"[yellow]warning:[/] {literal(text)}", highlight=False)

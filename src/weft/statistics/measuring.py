@@ -198,6 +198,8 @@ class _Run:
         if found:
             self._go_on(estimator, found)
         done = found.done if found else 0
+        for chosen in self.examples.table.remarks:
+            self.progress.note(chosen)
         for remark in self._remarks(estimator):
             self.progress.warning(remark)
         self._sum(estimator, identity, room, done)
@@ -266,12 +268,13 @@ class _Run:
         likelihood = likelihood_of(self.loaded, request.pooling)
         if request.kind == "gram":
             labels = {"labels": request.labels, "samples": request.samples, "seed": request.seed}
-            return estimating.GramEstimator(module, request.gradients, likelihood, **labels if request.gradients else {})
+            return estimating.GramEstimator(
+                module, request.gradients, likelihood, **labels if request.gradients else {}
+            )
         return estimating.FisherEstimator(module, likelihood, request.labels, request.samples, request.seed)
 
     def _remarks(self, estimator: Estimator) -> Iterator[str]:
         yield from self.loaded.remarks
-        yield from self.examples.table.remarks
         if self.examples.cut:
             yield f"{self.examples.cut} of {len(self.examples)} examples are cut off at {self.examples.longest} tokens"
         yield from estimator.remarks
@@ -289,7 +292,9 @@ class _Run:
             estimator.examples, estimator.tokens, self.request.data, self.examples.sha256, statistics.norm, versions(),
         )  # fmt: skip
         size = write_statistics(output, statistics.specs, statistics.tensor, about.metadata)
-        remarks = (*self._remarks(estimator), *statistics.remarks)
+        for remark in statistics.remarks:
+            self.progress.warning(remark)
+        remarks = (*self.examples.table.remarks, *self._remarks(estimator), *statistics.remarks)
         return Measured(
             output, about.kind, about.task, about.labels, about.examples, about.tokens, about.norm,
             len(statistics.specs), size, 0.0, 0, remarks,

@@ -145,8 +145,9 @@ class _Tracing:
         homeless += [own for own in others if own not in set(doubtful)]
         places = self._places(doubtful, known) if doubtful else {}
         for own in doubtful:
-            pieces += self._pieces(own, known[own], places[own])
-            homeless += [own] if bool((known[own] == 0).any()) else []
+            found = list(self._pieces(own, known[own], places[own]))
+            pieces += found
+            homeless += [own] if not found or bool((known[own] == 0).any()) else []
         return self._assembled(pieces, homeless)
 
     def _assembled(self, pieces: Sequence[Piece], homeless: Sequence[str]) -> Naming:
