@@ -1,1 +1,1 @@
-"""What data tell about a model: its Fisher information, the Gram matrices of its layers' inputs."""
+"""What data tell about a model: diagonal Fisher information, Gram matrices, K-FAC."""
