@@ -9,10 +9,53 @@ from typing import Any
 
 import torch
 
-WORDS = (
-    "[PAD] [UNK] [CLS] [SEP] [MASK] <s> </s> the a film was is not very good bad dull bright sad funny long short story "
-    "actor plot ending he she they saw liked hated of and but it this that cat dog sat on mat red blue"
-).split()
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "<s>",
+    "</s>",
+    "the",
+    "a",
+    "film",
+    "was",
+    "is",
+    "not",
+    "very",
+    "good",
+    "bad",
+    "dull",
+    "bright",
+    "sad",
+    "funny",
+    "long",
+    "short",
+    "story",
+    "actor",
+    "plot",
+    "ending",
+    "he",
+    "she",
+    "they",
+    "saw",
+    "liked",
+    "hated",
+    "of",
+    "and",
+    "but",
+    "it",
+    "this",
+    "that",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "mat",
+    "red",
+    "blue",
+]
 SENTENCES = (
     "the film was good", "a dull plot", "she liked this story and the ending", "not funny but long", "it was very bad",
     "they hated that actor", "bright and short", "he saw a cat", "the dog sat on the red mat", "a very sad ending",

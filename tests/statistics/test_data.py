@@ -1,4 +1,4 @@
-"""Rows of data: every kind of file gives the same; what is wrong is told with the file, the column, and what there is."""
+"""Rows of data: every kind of file gives the same; what is wrong is told with the file and the column."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from weft.statistics.loading import TASKS
 datasets = pytest.importorskip("datasets")
 ROWS = [{"text": 'a, "b"', "label": 1}, {"text": "None", "label": 0}, {"text": "ü\nc", "label": 2}]
 CLASSIFY = TASKS["sequence-classification"]
+NONE = Columns()
 
 
 def read(source: Path | str, split: str | None = None, examples: int | None = None) -> list[dict[str, Any]]:
@@ -117,7 +118,7 @@ def test_splits(tmp_path: Path) -> None:
     assert "--split test is for data sets that have splits" in failing(texts(tmp_path / "x.jsonl"), "test")
 
 
-def table(columns: list[str], asked: Columns = Columns(), task: str = "sequence-classification", **options: Any) -> Any:
+def table(columns: list[str], asked: Columns = NONE, task: str = "sequence-classification", **options: Any) -> Any:
     rows = datasets.Dataset.from_dict({name: ["x"] for name in columns})
     return with_columns(rows, "rows.csv", asked, TASKS[task], needs_label=False, **options)
 

@@ -11,7 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from tests.zoo.models import (
-    BERT, FAMILIES, GPT2, MIXTRAL, QWEN_MOE, RESNET, T5, VIT, Family, Storage, one_file, pickle, shards, tuned,
+    BERT,
+    FAMILIES,
+    GPT2,
+    MIXTRAL,
+    QWEN_MOE,
+    RESNET,
+    T5,
+    VIT,
+    Family,
+    Storage,
+    one_file,
+    pickle,
+    shards,
+    tuned,
 )  # fmt: skip
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.memory import InMemory
