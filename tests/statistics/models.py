@@ -9,53 +9,11 @@ from typing import Any
 
 import torch
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "<s>",
-    "</s>",
-    "the",
-    "a",
-    "film",
-    "was",
-    "is",
-    "not",
-    "very",
-    "good",
-    "bad",
-    "dull",
-    "bright",
-    "sad",
-    "funny",
-    "long",
-    "short",
-    "story",
-    "actor",
-    "plot",
-    "ending",
-    "he",
-    "she",
-    "they",
-    "saw",
-    "liked",
-    "hated",
-    "of",
-    "and",
-    "but",
-    "it",
-    "this",
-    "that",
-    "cat",
-    "dog",
-    "sat",
-    "on",
-    "mat",
-    "red",
-    "blue",
-]
+_SPOKEN = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] <s> </s> the a film was is not very good bad dull bright sad funny long short "
+    "story actor plot ending he she they saw liked hated of and but it this that cat dog sat on mat red blue"
+)
+WORDS = _SPOKEN.split()
 SENTENCES = (
     "the film was good", "a dull plot", "she liked this story and the ending", "not funny but long", "it was very bad",
     "they hated that actor", "bright and short", "he saw a cat", "the dog sat on the red mat", "a very sad ending",
@@ -146,3 +104,22 @@ def texts(path: Path, count: int = len(SENTENCES), first: int = 0) -> Path:
     """Sentences with a class each."""
     rows = [{"text": SENTENCES[k % len(SENTENCES)], "label": k % 3} for k in range(first, first + count)]
     return jsonl(path, rows)
+
+
+def images(folder: Path, count: int = 6) -> Path:
+    """Pictures with a class each, as `save_to_disk` writes them."""
+    import datasets
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    pixels = [Image.fromarray(random.integers(0, 255, (20, 20, 3), np.uint8)) for _ in range(count)]
+    made = datasets.Dataset.from_dict({"image": pixels, "label": [k % 3 for k in range(count)]})
+    datasets.disable_progress_bars()
+    made.cast_column("image", datasets.Image()).save_to_disk(str(folder))
+    return folder
+
+
+def summaries(path: Path) -> Path:
+    """Sentences, and their first words."""
+    return jsonl(path, [{"text": text, "summary": " ".join(text.split()[:2])} for text in SENTENCES])
