@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.cli.running import run
+from tests.statistics.calling import run
 from tests.statistics.models import SENTENCES, bert, gpt2, images, jsonl, summaries, t5, texts, vit
 
 pytest.importorskip("transformers")
