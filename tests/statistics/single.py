@@ -19,7 +19,7 @@ def exact(module: nn.Module, batch: Batch, logits: Callable[[Batch], Tensor]) ->
         for row in rows:
             for label in range(rows.shape[-1]):
                 log = row.log_softmax(-1)[label]
-                add_square(result, module, log, float(log.exp()) / count)
+                add_square(result, module, log, float(log.detach().exp()) / count)
     return result
 
 
@@ -46,5 +46,9 @@ def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rtol: 
     largest = max(float(t.max()) for t in theirs.values())
     for name, expected in theirs.items():
         torch.testing.assert_close(
-            ours[name].double(), expected.detach().double(), rtol=rtol, atol=1e-12 * largest, msg=lambda m: f"{name}: {m}"
+            ours[name].double(),
+            expected.detach().double(),
+            rtol=rtol,
+            atol=1e-12 * largest,
+            msg=lambda m: f"{name}: {m}",
         )

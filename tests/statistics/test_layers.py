@@ -141,9 +141,15 @@ MIDDLES = {
     "flat": (Flat, ""),
     "norm of a model": (lambda: Scale(6), "no formula for Scale: such layers were run again for each example"),
     "norm in turn": (lambda: Stubborn(6), "no formula for Stubborn: such layers were run again for each example"),
-    "gru": (lambda: nn.Sequential(nn.GRU(6, 6, batch_first=True), First()), "one at a time, which is slow (middle.0.weight_ih_l0: middle.0 mixes examples)"),
+    "gru": (
+        lambda: nn.Sequential(nn.GRU(6, 6, batch_first=True), First()),
+        "one at a time, which is slow (middle.0.weight_ih_l0: middle.0 mixes examples)",
+    ),
     "by hand": (ByHand, "one at a time, which is slow (middle.inner.weight, middle.inner.bias: used in a way"),
-    "pairs of positions": (Positions, "one at a time, which is slow (middle.table.weight: middle.table mixes examples)"),
+    "pairs of positions": (
+        Positions,
+        "one at a time, which is slow (middle.table.weight: middle.table mixes examples)",
+    ),
     "attention": (Attention, "no formula for MultiheadAttention"),
 }
 

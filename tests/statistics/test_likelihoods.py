@@ -171,7 +171,9 @@ def test_a_callers_own_likelihood() -> None:
     for ours, theirs in zip(Custom(log, classes=3).scores(module, batch, EXACT, range(4)), same, strict=True):
         torch.testing.assert_close(ours, theirs)
     ours = the_only(Custom(log, classes=3).scores(module, batch, SAMPLED, range(4)))
-    torch.testing.assert_close(ours, the_only(Classification().scores(module, {"input": batch["x"]}, SAMPLED, range(4))))
+    torch.testing.assert_close(
+        ours, the_only(Classification().scores(module, {"input": batch["x"]}, SAMPLED, range(4)))
+    )
     observed = the_only(Custom(log).scores(module, batch, OBSERVED, range(4)))
     torch.testing.assert_close(observed, module(batch["x"]).log_softmax(-1)[:, 1])
 
@@ -200,7 +202,12 @@ def test_own_likelihoods_that_are_none(make: Any, labels: Labels, text: str) -> 
         (Classification(), {"labels": [0.5, 1.0]}, OBSERVED, "labels holds real numbers"),
         (Classification(), {"labels": [[0], [1]]}, OBSERVED, "labels has shape [2, 1]"),
         (Classification(), {"input": [[0.0, float("nan")], [1, 1]]}, EXACT, "example 5: the model's logits hold NaN"),
-        (Classification(), {"inptu": [[0.0, 1.0], [1, 1]]}, EXACT, "Linear takes no 'inptu'\n  -> did you mean 'input'?"),
+        (
+            Classification(),
+            {"inptu": [[0.0, 1.0], [1, 1]]},
+            EXACT,
+            "Linear takes no 'inptu'\n  -> did you mean 'input'?",
+        ),
         (CausalLM(), {}, SAMPLED, "the logits have shape [2, 3], not [2, tokens, classes]"),
         (Seq2SeqLM(), {}, SAMPLED, "no column 'labels', the target"),
         (Regression(), {}, OBSERVED, "the data have no column 'labels'"),
@@ -244,7 +251,13 @@ def test_heads_that_choose_no_class_are_refused() -> None:
 def test_the_class_of_a_model_says_its_likelihood() -> None:
     import transformers as tr
 
-    small = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+    small = {
+        "vocab_size": 9,
+        "hidden_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 4,
+    }
     bert = tr.BertConfig(**small, num_labels=3)
     assert likelihood_of(tr.BertForSequenceClassification(bert)) == Classification()
     assert likelihood_of(tr.BertForTokenClassification(bert)) == TokenClassification()

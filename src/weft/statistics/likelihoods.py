@@ -137,7 +137,9 @@ def _all_of_them(counted: Tensor, logs: Tensor) -> Iterator[tuple[Tensor, Tensor
     """Every class at every position: cross terms between positions have mean zero, so one at a time is exact."""
     positions, classes = logs.shape[1:]
     if positions > 1 and positions * classes > _WORDY:
-        what = f"labels: exact would take {positions:,} positions x {classes:,} classes = {positions * classes:,} passes"
+        what = (
+            f"labels: exact would take {positions:,} positions x {classes:,} classes = {positions * classes:,} passes"
+        )
         raise InputError(what, "use labels: sampled")
     for position in range(positions):
         for label in range(classes):

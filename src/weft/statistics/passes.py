@@ -110,7 +110,8 @@ class Together:
         with evaluated(self._module, self._wanted, differentiable=False), torch.enable_grad(), watch.listening():
             for score, more in with_more(scores()):
                 backward.began()
-                torch.autograd.grad(score.sum(), watch.leaves, retain_graph=more, allow_unused=True)
+                if watch.leaves:  # else no layer was called, and the trial will tell
+                    torch.autograd.grad(score.sum(), watch.leaves, retain_graph=more, allow_unused=True)
                 with watch.deaf():
                     backward.ended()
 
