@@ -108,7 +108,9 @@ def drawn(logits: Tensor, counted: Tensor, labels: Labels, numbers: Sequence[int
         heights = torch.from_numpy(uniforms(labels.seed, number, sample, len(chosen))).to(logits.device)
         steps = chosen.softmax(-1).cumsum(-1)
         heights = heights * steps[:, -1]  # the last step is 1 only up to rounding
-        result[row, where] = torch.searchsorted(steps, heights[:, None], right=True)[:, 0].clamp_(max=steps.shape[1] - 1)
+        result[row, where] = torch.searchsorted(steps, heights[:, None], right=True)[:, 0].clamp_(
+            max=steps.shape[1] - 1
+        )
     return result
 
 

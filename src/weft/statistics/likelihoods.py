@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar, final
@@ -26,6 +26,7 @@ from weft.statistics.batches import (
 )
 from weft.statistics.labels import EXACT_UP_TO, Kind, Labels, drawn, normals
 
+_REGRESSION = "use the likelihood of a regression"
 _MANY = EXACT_UP_TO + 1
 _WORDY = 4096
 """Backward passes for one batch beyond which asking for `exact` must be a mistake."""
@@ -55,6 +56,10 @@ class Likelihood(ABC):
         Raises:
             InputError: if labels are asked for that there are not, or the model's output is not what it should be.
         """
+
+    def run(self, module: Any, batch: Batch) -> Any:
+        """Run the model and ask nothing of it."""
+        return called(module, batch)
 
 
 @dataclass(frozen=True)
@@ -97,16 +102,23 @@ class Categorical(Likelihood):
         logs = prediction.logits.float() if prediction.logits.dtype.itemsize < 4 else prediction.logits
         logs = logs.log_softmax(-1)
         factor = 1.0 / prediction.counted.sum(1).clamp(min=1).to(logs.dtype) if self.average else None
-        for chosen, weight in _choices(prediction, labels, numbers, logs.detach()):
+        for chosen, weight in choices(prediction, labels, numbers, logs.detach()):
             score = torch.where(prediction.counted, logs.gather(-1, chosen[..., None])[..., 0], 0.0)
             score = score if weight is None else score * weight
             yield score.sum(1) if factor is None else score.sum(1) * factor
 
 
-def _choices(
+def choices(
     prediction: Prediction, labels: Labels, numbers: Sequence[int], logs: Tensor
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Labels for every position and the square roots of their weights."""
+    """Labels for every position and the square roots of their weights.
+
+    Args:
+        prediction: what the model says.
+        labels: settled.
+        numbers: each example's number in the data.
+        logs: logarithms of the probabilities, examples x positions x classes.
+    """
     if labels.kind is Kind.OBSERVED:
         yield _observed(prediction, numbers), None
     elif labels.kind is Kind.TRIAL:
@@ -125,7 +137,9 @@ def _all_of_them(counted: Tensor, logs: Tensor) -> Iterator[tuple[Tensor, Tensor
     """Every class at every position: cross terms between positions have mean zero, so one at a time is exact."""
     positions, classes = logs.shape[1:]
     if positions > 1 and positions * classes > _WORDY:
-        what = f"labels: exact would take {positions} positions x {classes} classes = {positions * classes:,} passes"
+        what = (
+            f"labels: exact would take {positions:,} positions x {classes:,} classes = {positions * classes:,} passes"
+        )
         raise InputError(what, "use labels: sampled")
     for position in range(positions):
         for label in range(classes):
@@ -177,7 +191,9 @@ class Classification(Categorical):
         if logits.ndim != 2 or len(logits) != examples(batch):
             what = f"the logits have shape {list(logits.shape)}, not [{examples(batch)}, classes]"
             raise InputError(what, "choose the likelihood that fits this model")
-        return Prediction(logits[:, None], _ones(logits[:, :1]), column(batch, 1))
+        if logits.shape[1] == 1:
+            raise InputError("the head has one output, which is no choice of a class", _REGRESSION)
+        return Prediction(logits[:, None], ones(logits[:, :1]), column(batch, 1))
 
 
 @final
@@ -242,16 +258,17 @@ class Seq2SeqLM(Categorical):
     itself unless `decoder_input_ids` are given.
     """
 
-    def predict(self, module: Any, batch: Batch) -> Prediction:
+    def run(self, module: Any, batch: Batch) -> Any:
         """Run the model on the source and the target shifted by one."""
-        observed = column(batch, 2)
-        if observed is None:
-            what = f"the data have no column {LABELS!r}, the target whose tokens the decoder predicts"
-            raise InputError(what, "give the targets' tokens as labels; with labels: sampled they only serve as prefixes")
         inputs = dict(batch)
         if "decoder_input_ids" not in inputs:
-            inputs["decoder_input_ids"] = module.prepare_decoder_input_ids_from_labels(labels=observed)
-        logits = logits_of(called(module, inputs))
+            inputs["decoder_input_ids"] = module.prepare_decoder_input_ids_from_labels(labels=_target(batch))
+        return called(module, inputs)
+
+    def predict(self, module: Any, batch: Batch) -> Prediction:
+        """Every token of the target is predicted."""
+        observed = _target(batch)
+        logits = logits_of(self.run(module, batch))
         if logits.shape[:2] != observed.shape:
             what = f"the logits have shape {list(logits.shape)} and the labels {list(observed.shape)}"
             raise InputError(what, "decoder_input_ids and labels must be equally long")
@@ -293,7 +310,7 @@ class EncoderWithHead(Categorical):
         head = self.weight.to(pooled.device, pooled.dtype)
         bias = None if self.bias is None else self.bias.to(pooled.device, pooled.dtype)
         logits = torch.nn.functional.linear(pooled, head, bias)
-        return Prediction(logits[:, None], _ones(logits[:, :1]), column(batch, 1))
+        return Prediction(logits[:, None], ones(logits[:, :1]), column(batch, 1))
 
     def _pooled(self, hidden: Tensor, batch: Batch) -> Tensor:
         if hidden.ndim == 2:
@@ -315,7 +332,7 @@ class Regression(Likelihood):
     def scores(self, module: Any, batch: Batch, labels: Labels, numbers: Sequence[int]) -> Iterator[Tensor]:
         """The outputs themselves, or the log-likelihoods of drawn or observed labels."""
         outputs = logits_of(called(module, batch)).reshape(examples(batch), -1)
-        _check_finite(Prediction(outputs[:, None], _ones(outputs[:, :1])), numbers)
+        _check_finite(Prediction(outputs[:, None], ones(outputs[:, :1])), numbers)
         labels = labels.settled(outputs.shape[1])
         if labels.kind is Kind.EXACT:
             yield from outputs.unbind(1)
@@ -330,65 +347,8 @@ class Regression(Likelihood):
                 yield (outputs * noise).sum(1) / sqrt(labels.samples)
 
 
-@final
-@dataclass(frozen=True)
-class Custom(Likelihood):
-    """A caller's own log-likelihood.
-
-    Attributes:
-        function: from the module, the batch and a vector of labels (None with `observed`, when the batch holds what
-            there is to know) to one log-likelihood for each example.
-        classes: how many labels there are, if they are class numbers; without it only `observed` is possible.
-
-    Example:
-        >>> import torch
-        >>> module = torch.nn.Linear(1, 1)
-        >>> def gaussian(module, batch, labels):
-        ...     return -0.5 * (module(batch["x"])[:, 0] - batch["y"]) ** 2
-        >>> batch = {"x": torch.ones(2, 1), "y": torch.zeros(2)}
-        >>> [score] = Custom(gaussian).scores(module, batch, Labels(Kind.OBSERVED), range(2))
-        >>> score.shape
-        torch.Size([2])
-    """
-
-    function: Callable[[Any, Batch, Tensor | None], Tensor]
-    classes: int | None = None
-
-    def scores(self, module: Any, batch: Batch, labels: Labels, numbers: Sequence[int]) -> Iterator[Tensor]:
-        """The log-likelihoods that the function gives."""
-        if labels.kind is Kind.OBSERVED or (self.classes is None and labels.kind is Kind.TRIAL):
-            yield self._asked(module, batch, None, numbers)
-            return
-        if self.classes is None:
-            what = f"labels: {labels.kind.value} needs to know which labels there are"
-            raise InputError(what, "say how many classes your log-likelihood has, or use labels: observed")
-        every = [self._asked(module, batch, self._constant(batch, label), numbers) for label in range(self.classes)]
-        logs = torch.stack(every, -1)
-        probabilities = logs.detach().double().exp().sum(-1)
-        if not torch.allclose(probabilities, torch.ones_like(probabilities), atol=1e-2):
-            what = f"example {numbers[0]}: the likelihoods of all labels sum to {float(probabilities[0]):.4g}, not to 1"
-            raise InputError(what, "return log-likelihoods, not losses or logits")
-        prediction = Prediction(logs[:, None], _ones(logs[:, :1]))
-        for chosen, weight in _choices(prediction, labels.settled(self.classes), numbers, logs.detach()[:, None]):
-            score = logs.gather(-1, chosen)[:, 0]
-            yield score if weight is None else (score[:, None] * weight)[:, 0]
-
-    def _constant(self, batch: Batch, label: int) -> Tensor:
-        first = next(iter(batch.values()))
-        return torch.full((len(first),), label, dtype=torch.long, device=first.device)
-
-    def _asked(self, module: Any, batch: Batch, labels: Tensor | None, numbers: Sequence[int]) -> Tensor:
-        scores = self.function(module, batch, labels)
-        if scores.shape != (len(numbers),):
-            what = f"the log-likelihood has shape {list(scores.shape)} for {len(numbers)} example(s)"
-            raise InputError(what, "return one number for each example, not their mean")
-        if not scores.detach().isfinite().all():
-            row = int((~scores.detach().isfinite()).nonzero()[0, 0])
-            raise InputError(f"example {numbers[row]}: the log-likelihood is NaN or infinite", "check the model")
-        return scores
-
-
-def _ones(like: Tensor) -> Tensor:
+def ones(like: Tensor) -> Tensor:
+    """True for every example and position."""
     return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
 
 
@@ -396,10 +356,18 @@ def _refuse_other_problems(module: Any) -> None:
     """A regression's single output and a multi-label head's outputs are no logits of one class out of several."""
     problem = getattr(getattr(module, "config", None), "problem_type", None)
     if problem == "regression":
-        raise InputError("the head is a regression, which has no classes", "use the likelihood of a regression")
+        raise InputError("the head is a regression, which has no classes", _REGRESSION)
     if problem == "multi_label_classification":
         what = "the head says yes or no to several labels at once, which is no choice of one class"
         raise InputError(what, "give your own log-likelihood")
+
+
+def _target(batch: Batch) -> Tensor:
+    target = column(batch, 2)
+    if target is None:
+        what = f"the data have no column {LABELS!r}, the target whose tokens the decoder predicts"
+        raise InputError(what, "give the targets' tokens as labels; with labels: sampled they only serve as prefixes")
+    return target
 
 
 def _targets(batch: Batch, outputs: Tensor) -> Tensor:

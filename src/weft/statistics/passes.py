@@ -22,7 +22,7 @@ Scores = Callable[[], Iterable[Tensor]]
 Sums = Mapping[str, Tensor]
 
 
-class Replan(Exception):
+class ReplanError(Exception):
     """The model did something that it did not do when it was looked at."""
 
 
@@ -54,16 +54,14 @@ def square_one(module: Any, wanted: Mapping[str, Any], scores: Scores, sums: Sum
         sums: added to.
     """
     with evaluated(module, wanted, differentiable=True), torch.enable_grad():
-        for score, more in _with_more(scores()):
-            gradients = torch.autograd.grad(
-                score.sum(), list(wanted.values()), retain_graph=more, allow_unused=True
-            )
+        for score, more in with_more(scores()):
+            gradients = torch.autograd.grad(score.sum(), list(wanted.values()), retain_graph=more, allow_unused=True)
             for name, gradient in zip(wanted, gradients, strict=True):
                 if gradient is not None:
                     sums[name].add_(precise(gradient).square())
 
 
-def _with_more(scores: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+def with_more(scores: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
     """Every score, and whether another follows that needs the same forward pass."""
     iterator = iter(scores)
     score = next(iterator)
@@ -105,14 +103,15 @@ class Together:
             sums: added to.
 
         Raises:
-            Replan: if the model calls its layers in another way than planned.
+            ReplanError: if the model calls its layers in another way than planned.
         """
         backward = _Backward(self._plan, examples, sums, self._tile)
-        watch = Watch(self._owners, self._plan.spread, examples, backward.heard)
+        watch = Watch(self._owners, self._plan.spread, examples, backward.heard, self._plan.copied)
         with evaluated(self._module, self._wanted, differentiable=False), torch.enable_grad(), watch.listening():
-            for score, more in _with_more(scores()):
+            for score, more in with_more(scores()):
                 backward.began()
-                torch.autograd.grad(score.sum(), watch.leaves, retain_graph=more, allow_unused=True)
+                if watch.leaves:  # else no layer was called, and the trial will tell
+                    torch.autograd.grad(score.sum(), watch.leaves, retain_graph=more, allow_unused=True)
                 with watch.deaf():
                     backward.ended()
 
@@ -128,7 +127,7 @@ class _Backward:
     def heard(self, call: Call) -> None:
         """A call of the forward pass."""
         if call.key not in self._plan.calls:
-            raise Replan(call.owner.name)
+            raise ReplanError(call.owner.name)
         self._calls.append(call)
         for i, output in enumerate(call.outputs):
             if output.requires_grad:

@@ -26,11 +26,14 @@ class Plan:
         calls: for every call, how many rows of each tensor among its inputs belong to an example; 0: all to all.
         spread: calls whose output has to be repeated for every example.
         obstacles: parameters whose gradients cannot be told apart by example, with the reason.
+        copied: whether outputs that are views are copied, because the model changes them in place, after which torch
+            tells nobody of their gradients.
     """
 
     calls: Mapping[Key, tuple[int, ...]]
     spread: frozenset[Key]
     obstacles: Mapping[str, str]
+    copied: bool = False
 
 
 @dataclass(frozen=True)

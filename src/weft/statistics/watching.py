@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from weft.statistics.layers.known import layer_of
@@ -33,18 +33,29 @@ class Owner:
     own: Mapping[str, str]
     layer: Layer | None
 
+    @property
+    def kind(self) -> str:
+        """What to call it in a sentence."""
+        module = self.module.attention if isinstance(self.module, BiasMaker) else self.module
+        return type(module).__name__
+
 
 def owners_of(module: Any, wanted: Mapping[str, Any]) -> list[Owner]:
     """Every module that holds parameters that are wanted; a tied parameter has several."""
     names = {id(parameter): name for name, parameter in wanted.items()}
     makers = bias_makers(module)
-    found = []
+    found: list[Owner] = []
+    kept_by: tuple[str, ...] = ()  # attention of torch uses the weights of a layer that it never calls
     for path, part in module.named_modules():
         own = {attribute: names[id(p)] for attribute, p in part._parameters.items() if id(p) in names}
         if own and id(part) in makers:
             attribute, maker = makers[id(part)]
             found.append(Owner(path, maker, {attribute: own["weight"]}, None))
-        elif own:
+        elif isinstance(part, nn.MultiheadAttention):
+            inside = {attribute: names[id(p)] for attribute, p in part.named_parameters() if id(p) in names}
+            found += [Owner(path, part, inside, None)] if inside else []
+            kept_by = (*kept_by, f"{path}.")
+        elif own and not path.startswith(kept_by):
             layer = layer_of(part) if own.keys() <= {"weight", "bias"} else None
             found.append(Owner(path, part, own, layer))
     return _without_keepers(found)
@@ -105,6 +116,7 @@ class Watch:
             each; it is repeated, so that each example's gradient comes back by itself.
         examples: how many there are in the batch.
         tell: told of every call, when its output is ready.
+        copied: whether outputs that are views are copied.
     """
 
     def __init__(
@@ -113,8 +125,10 @@ class Watch:
         spread: frozenset[tuple[str, int]],
         examples: int,
         tell: Callable[[Call], None],
+        copied: bool = False,
     ) -> None:
         self._owners, self._spread, self._examples, self._tell = owners, spread, examples, tell
+        self._copied = copied
         self._counts: dict[str, int] = {}
         self._deaf = False
         self.leaves: list[Tensor] = []
@@ -164,7 +178,7 @@ class Watch:
     def _rooted(self, tensor: Tensor) -> Tensor:
         """A tensor that gradients come back to; a copy, since whoever takes it may change it in place."""
         if tensor.requires_grad or not tensor.is_floating_point():
-            return tensor
+            return tensor.clone() if self._copied and tensor._is_view() else tensor
         leaf = tensor.detach().requires_grad_()
         self.leaves.append(leaf)
         return leaf.clone()
