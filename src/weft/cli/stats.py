@@ -59,7 +59,7 @@ def add(
 ) -> None:
     """Add statistics of one model on several data sets.
 
-    Each counts by how many examples (Fisher) or tokens (Gram) it was measured on: the result is what measuring all
+    Each counts by how many examples (Fisher) or vectors (Gram) it was measured on: the result is what measuring all
     data at once would give.
 
     **Example**: `weft stats add monday.fisher.safetensors tuesday.fisher.safetensors -o both.fisher.safetensors`

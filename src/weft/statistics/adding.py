@@ -67,8 +67,8 @@ def _looked(checkpoint: Checkpoint, name: str, kind: str) -> Contents:
 def add(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> About:
     """Write the statistics of several data sets together, each weighted by how much was measured.
 
-    A Fisher is a mean over examples and a Gram matrix one over tokens, so that these are the weights. The result is
-    that of measuring all data at once, but for rounding.
+    A Fisher is a mean over examples and a Gram matrix one over what its layer has seen, so that these are the weights.
+    The result is that of measuring all data at once, but for rounding.
 
     Args:
         paths: files of statistics of one model, measured in one way.
@@ -123,9 +123,10 @@ def _misfits(first: Checkpoint, about: About, other: Checkpoint, its: About) -> 
         yield Problem(what, "add statistics of different data")
 
 
-def _weights(told: Sequence[About]) -> list[float]:
-    counts = [about.examples if about.kind == "fisher" else about.tokens for about in told]
-    return [count / sum(counts) for count in counts]
+def _weights(told: Sequence[About], name: str) -> list[float]:
+    """By how much each counts; a layer that has seen nothing anywhere has zeros anywhere."""
+    counts = [about.examples if about.kind == "fisher" else about.rows[name] for about in told]
+    return [count / max(sum(counts), 1) for count in counts]
 
 
 def _sum(files: Sequence[Checkpoint], told: Sequence[About], name: str) -> Tensor:
@@ -136,7 +137,7 @@ def _sum(files: Sequence[Checkpoint], told: Sequence[About], name: str) -> Tenso
 
 
 def _added(files: Sequence[Checkpoint], told: Sequence[About], name: str) -> Array:
-    parts = [np.concatenate([np.zeros(0), *numbers(file, name)]) * w for file, w in zip(files, _weights(told))]
+    parts = [np.concatenate([np.zeros(0), *numbers(file, name)]) * w for file, w in zip(files, _weights(told, name))]
     total: Array = np.sum(parts, axis=0)
     return total
 
@@ -147,6 +148,7 @@ def _together(files: Sequence[Checkpoint], told: Sequence[About]) -> About:
         told[0],
         examples=sum(about.examples for about in told),
         tokens=sum(about.tokens for about in told),
+        rows={name: sum(about.rows[name] for about in told) for name in told[0].rows},
         data=" + ".join(about.data for about in told),
         data_sha256=hashlib.sha256(hashes.encode()).hexdigest(),
         norm=_norm(files, told) if told[0].norm is not None else None,

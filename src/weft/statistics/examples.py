@@ -251,7 +251,9 @@ def _label(loaded: Loaded, table: Table, row: Row) -> Any:
     return _number(loaded, table, column, found)
 
 
-def _number(loaded: Loaded, table: Table, column: str, found: Any) -> int:
+def _number(loaded: Loaded, table: Table, column: str, found: Any) -> int | float:
+    if loaded.is_regression and isinstance(found, (int, float)):
+        return float(found)
     known = {} if loaded.head else dict(loaded.module.config.label2id or {})
     names = _class_names(table.rows.features[column])
     if isinstance(found, int) and names and found >= 0 and set(names) <= known.keys():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ class About:
         data_sha256: of what the model was given.
         norm: of a Fisher, the length of all of it; tied tensors count once.
         versions: of the libraries.
+        rows: of Gram matrices, how many vectors each is a mean over.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class About:
     data_sha256: str
     norm: float | None = None
     versions: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -75,6 +78,8 @@ class About:
         }  # fmt: skip
         if self.norm is not None:
             told["norm"] = repr(self.norm)
+        if self.kind == "gram":
+            told["rows"] = json.dumps(dict(self.rows), separators=(",", ":"))
         return {key: str(value) for key, value in told.items()}
 
     @classmethod
@@ -95,11 +100,14 @@ class About:
                 key: told[key] for key in ("kind", "model", "task", "labels", "data", "data_sha256", "versions")
             }
             norm = float(told["norm"]) if "norm" in told else None
-        except (KeyError, ValueError) as error:
+            rows = {str(name): int(count) for name, count in json.loads(told.get("rows", "{}")).items()}
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{checkpoint.label}: its metadata are damaged: {error}", "measure it again") from None
+        if words["kind"] == "gram" and rows.keys() != checkpoint.tensors.keys():
+            raise InputError(f"{checkpoint.label}: its metadata do not fit its tensors", "measure it again")
         if marks is None or words["kind"] not in KINDS or figures["examples"] < 1 or not isfinite(norm or 0.0):
             raise InputError(f"{checkpoint.label}: its metadata are damaged", "measure it again")
-        return cls(marks=marks, norm=norm, **figures, **words)
+        return cls(marks=marks, norm=norm, rows=rows, **figures, **words)
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -104,6 +104,14 @@ class Loaded:
         """Among how many labels it chooses."""
         return len(self.head.weight) if self.head else int(self.module.config.num_labels)
 
+    @property
+    def is_regression(self) -> bool:
+        """Whether what it predicts are real numbers."""
+        from weft.statistics.families import likelihood_of
+        from weft.statistics.likelihoods import Regression
+
+        return self.head is None and isinstance(likelihood_of(self.module), Regression)
+
     def takes(self, name: str) -> bool:
         """Whether the model has an input of this name: some tokenizers make more than their model reads."""
         return name in inspect.signature(self.module.forward).parameters

@@ -267,9 +267,9 @@ class _Run:
         request, module = self.request, self.loaded.module
         likelihood = likelihood_of(self.loaded, request.pooling)
         if request.kind == "gram":
-            labels = {"labels": request.labels, "samples": request.samples, "seed": request.seed}
+            labels = request.labels or "auto"  # which nobody asks for without gradients
             return estimating.GramEstimator(
-                module, request.gradients, likelihood, **labels if request.gradients else {}
+                module, request.gradients, likelihood, labels, request.samples, request.seed
             )
         return estimating.FisherEstimator(module, likelihood, request.labels, request.samples, request.seed)
 
@@ -280,16 +280,16 @@ class _Run:
         yield from estimator.remarks
 
     def _written(self, output: Path, estimator: Estimator) -> Measured:
-        means = dict(estimator.means())
-        statistics = (
-            Grams(self.loaded.naming, means) if self.request.kind == "gram" else Fishers(self.loaded.naming, means)
-        )
+        naming, means = self.loaded.naming, estimator.means()
+        is_gram = self.request.kind == "gram"
+        statistics = Grams(naming, means, counted(estimator)) if is_gram else Fishers(naming, means)
         if not statistics.specs:
             raise MeasureError(f"nothing that was measured belongs to a tensor of {self.loaded.path}")
         about = About(
             self.request.kind, self.loaded.label, Marks.of(self.loaded.checkpoint), self.loaded.task.name,
             self.request.labels, self.request.samples if self.request.labels == "sampled" else 0, self.request.seed,
             estimator.examples, estimator.tokens, self.request.data, self.examples.sha256, statistics.norm, versions(),
+            statistics.rows,
         )  # fmt: skip
         size = write_statistics(output, statistics.specs, statistics.tensor, about.metadata)
         for remark in statistics.remarks:
@@ -311,21 +311,18 @@ def _head_sha256(head: Any) -> str:
 
 def likelihood_of(loaded: Loaded, pooling: str) -> Any:
     """What the model's output says of labels."""
-    from weft.statistics import likelihoods
+    from weft.statistics import families, likelihoods
 
-    task = loaded.task.name
-    if task == ENCODER:
-        assert loaded.head is not None
-        return likelihoods.EncoderWithHead(weight=loaded.head.weight, bias=loaded.head.bias, pooling=pooling)
-    kinds: Mapping[str, Any] = {
-        "sequence-classification": likelihoods.Classification,
-        "image-classification": likelihoods.Classification,
-        "token-classification": likelihoods.TokenClassification,
-        "causal-lm": likelihoods.CausalLM,
-        "masked-lm": likelihoods.MaskedLM,
-        "seq2seq-lm": likelihoods.Seq2SeqLM,
-    }
-    return kinds[task]()
+    if loaded.head is None:
+        return families.likelihood_of(loaded.module)
+    return likelihoods.EncoderWithHead(weight=loaded.head.weight, bias=loaded.head.bias, pooling=pooling)
+
+
+def counted(estimator: Estimator) -> dict[str, int]:
+    """How many vectors each layer has seen, by its weight: not every layer sees every token."""
+    from weft.statistics.factors import ROWS
+
+    return {name.removesuffix(ROWS): int(t) for name, t in estimator.sums().items() if name.endswith(ROWS)}
 
 
 class Fishers:
@@ -338,6 +335,7 @@ class Fishers:
     Attributes:
         specs: the tensors.
         norm: the length of all of it; a parameter counts once, whatever its names.
+        rows: none: every tensor is a mean over the examples.
         remarks: what was left out, in words.
     """
 
@@ -350,6 +348,7 @@ class Fishers:
         )
         counted = {part for parts in named.values() for part in parts}
         self.norm: float | None = sqrt(sum(float(self._means[part].double().square().sum()) for part in counted))
+        self.rows: Mapping[str, int] = {}
         self.remarks: tuple[str, ...] = ()
 
     def tensor(self, name: str) -> Tensor:
@@ -363,36 +362,41 @@ class Grams:
     Args:
         naming: which tensor each parameter is.
         means: by the weight's parameter, and the same with `@gradients`.
+        counts: by the weight's parameter, how many vectors its layer has seen.
 
     Attributes:
         specs: the matrices.
         norm: None.
+        rows: for each matrix how many vectors it is a mean over.
         remarks: what was left out, in words.
     """
 
     norm: float | None = None
 
-    def __init__(self, naming: Naming, means: Mapping[str, Tensor]) -> None:
+    def __init__(self, naming: Naming, means: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
         self._means = {name: tensor.detach().float().cpu() for name, tensor in means.items()}
-        self._rows: dict[str, tuple[str, slice]] = {}
+        self._places: dict[str, tuple[str, slice]] = {}
         for name in naming.pieces:
             found = naming.rows(name)
             if found is not None:
                 parameter, first, last = found
                 self._add(name, parameter, slice(None))
                 self._add(name + GRADIENTS, parameter + GRADIENTS, slice(first, last))
-        self.specs: tuple[TensorSpec, ...] = tuple(spec_of(name, self.tensor(name)) for name in self._rows)
-        used = {source for source, _ in self._rows.values()}
+        self.specs: tuple[TensorSpec, ...] = tuple(spec_of(name, self.tensor(name)) for name in self._places)
+        self.rows: Mapping[str, int] = {
+            name: counts[source.removesuffix(GRADIENTS)] for name, (source, _) in self._places.items()
+        }
+        used = {source for source, _ in self._places.values()}
         left = [name for name in self._means if name not in used]
         self.remarks: tuple[str, ...] = (f"layers without a matrix in the checkpoint: {listed(left)}",) if left else ()
 
     def _add(self, name: str, source: str, rows: slice) -> None:
         if source in self._means:
-            self._rows[name] = (source, rows)
+            self._places[name] = (source, rows)
 
     def tensor(self, name: str) -> Tensor:
         """One of them."""
-        source, rows = self._rows[name]
+        source, rows = self._places[name]
         return self._means[source][rows, rows]
 
 
