@@ -39,6 +39,7 @@ from weft.engine import journal, settings, snapshots
 SCENARIOS: dict[str, dict[str, Any]] = {
     "ties": {"method": "ties", "parameters": {"density": 0.3}},
     "ties-tensor": {"method": "ties", "parameters": {"density": 0.3, "scope": "tensor"}},
+    "della-ties": {"method": "ties", "before": {"method": "della"}, "parameters": {"density": 0.3}},
     "linear": {"method": "linear"},
     "masks": {"method": "linear"},
     "masks-ties": {"method": "ties", "parameters": {"density": 0.3}},

@@ -22,7 +22,7 @@ from tests.noting import note
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the layer under writes knows Linux only")
 
-SCENARIOS = ["ties", "ties-tensor", "linear", "masks", "masks-ties"]
+SCENARIOS = ["ties", "ties-tensor", "della-ties", "linear", "masks", "masks-ties"]
 DEATHS = ["before", "after", "half", "power"]
 FAULTS = ["ENOSPC", "EIO", "full"]
 VARIANTS = ["new", "overwrite", "two-steps", "file"]
@@ -84,10 +84,13 @@ def test_some_calls_fail(folder: Path, variant: str) -> None:
 
 
 @pytest.mark.slow
-def test_work_is_taken_up(folder: Path) -> None:
+@pytest.mark.parametrize("scenario", ["ties", "della-ties"])
+def test_work_is_taken_up(folder: Path, scenario: str) -> None:
     """Killed halfway and later, most merges find something that they need not do again."""
-    strikes = struck(folder, scenario="ties", variant="new", kinds=["after"], step=9, offset=60)
+    strikes = struck(folder, scenario=scenario, variant="new", kinds=["after"], step=9, offset=60)
     assert any(strike["continued"] is True for strike in strikes)
+    for strike in strikes:
+        check(strike)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A method with what happens before it: how a recipe's `before: dare` and `method: ties` become one program."""
+"""A method with what happens before and after it: how `before: dare`, `method: ties`, `after: svc` are one program."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from weft.algorithms.correction import Correction
 from weft.algorithms.method import Method, Step
 from weft.algorithms.program import Program
 from weft.algorithms.sparsifier import Sparsifier
@@ -19,10 +20,12 @@ class Chain:
     Attributes:
         method: makes one model of several.
         before: changes every task vector first.
+        after: corrects what was merged.
     """
 
     method: Method
     before: Sparsifier | None = None
+    after: Correction | None = None
 
     def __post_init__(self) -> None:
         if self.before and isinstance(self.method, Sparsifier):
@@ -30,11 +33,16 @@ class Chain:
                 f"before: {self.before.name} comes before {self.method.name}, which changes task vectors itself",
                 "keep one of them, or choose a method that merges, such as ties",
             )
+        if self.after and isinstance(self.method, Correction):
+            raise InputError(
+                f"after: {self.after.name} comes after {self.method.name}, which corrects the merged tensors itself",
+                "keep one of them",
+            )
 
     @property
     def steps(self) -> Iterator[Step]:
         """What happens, in order."""
-        return (step for step in (self.before, self.method) if step is not None)
+        return (step for step in (self.before, self.method, self.after) if step is not None)
 
     @property
     def name(self) -> str:
@@ -55,12 +63,13 @@ class Chain:
     @property
     def needs_base(self) -> bool:
         """Whether there must be a base."""
-        return self.method.needs_base or self.before is not None
+        return any(step.wants_base for step in (self.before, self.method, self.after) if step is not None)
 
     def program(self) -> Program:
         """What the engine shall run."""
         program = self.method.program()
-        return replace(program, change=self.before.change()) if self.before else program
+        program = replace(program, change=self.before.change()) if self.before else program
+        return replace(program, after=self.after.correction()) if self.after else program
 
     def ignoring(self, models: Sequence[int]) -> Chain:
         """The same for a tensor that some models lack; their task vectors are zero already."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, final
 
 from weft.algorithms.method import Fraction, Law, PerModel, Tensors, parameter
-from weft.algorithms.program import Change, Rank, Statistic
+from weft.algorithms.program import Change, Derived, Rank, Statistic
+from weft.algorithms.rescaling import keeping_l1, magnitude
 from weft.algorithms.sparsifier import Sparsifier
-from weft.kernels.element import element
+from weft.kernels.element import Scalar, element
 
 
 @element
@@ -34,9 +35,21 @@ def dare_magnitude(base: float, tuned: float, threshold: float, factor: float) -
 
 
 @element
-def magnitude(base: float, tuned: float) -> float:
-    """The length of one model's change."""
-    return abs(tuned - base)
+def drawn_length(base: float, tuned: float, draw: float, drop: float) -> float:
+    """The magnitude of what is kept."""
+    return abs(dare(base, tuned, draw, drop, 1.0))
+
+
+@element
+def masked_length(base: float, tuned: float, mask: float) -> float:
+    """The same where it is given what is kept."""
+    return abs(dare_masked(base, tuned, mask, 1.0))
+
+
+@element
+def largest_length(base: float, tuned: float, threshold: float) -> float:
+    """The same where the smallest changes of the tensor are dropped."""
+    return abs(dare_magnitude(base, tuned, threshold, 1.0))
 
 
 def _dropped(count: int, drop: float) -> int:
@@ -59,9 +72,12 @@ class Dare(Sparsifier):
     With `select: magnitude` the int(n p) smallest entries of each tensor of n parameters are dropped, and those tied
     with the largest of them. What is random depends on nothing but `seed`, the model's position, the tensor's name
     and the parameter's index: the same recipe gives the same bytes anywhere. A `mask` (a file of tensors with the
-    checkpoint's names, 0 where a parameter is dropped) takes the place of the draw.
+    checkpoint's names, 0 where a parameter is dropped) takes the place of the draw; among models that have one, a model
+    without keeps everything.
 
     The official code rescales only if it is asked to (`rescale: false` here is its default); the paper always does.
+    `rescale: l1` multiplies each tensor's task vector by what gives it back its sum of magnitudes, as mergekit does:
+    about 1 / (1 - p) for a large tensor, anything for a small one. A mask is taken to be one drawn with `drop`.
 
     Source: Yu et al. 2024, *Language Models are Super Mario* (arXiv 2311.03099), section 3, and the official code.
 
@@ -84,17 +100,26 @@ class Dare(Sparsifier):
     }
 
     drop: PerModel[Fraction] = parameter(0.5, "share of each task vector that is dropped (p)")
-    rescale: bool = parameter(True, "divide what is kept by 1 - p")
+    rescale: bool | Literal["l1"] = parameter(
+        True, "divide what is kept by 1 - p; l1: give each tensor back its sum of magnitudes"
+    )
     select: Literal["random", "magnitude"] = parameter("random", "what is dropped: any, or the smallest of each tensor")
     seed: int = parameter(0, "of the draws")
     mask: PerModel[Annotated[Any, Tensors()]] = parameter(None, "what is kept (1) and dropped (0): a file of tensors")
 
     def change(self) -> Change:
         """A threshold if the smallest are dropped, and what is kept."""
-        factors = tuple(1.0 / (1.0 - p) if self.rescale and p < 1.0 else 1.0 for p in self.drop)
+        masked = any(mask is not None for mask in self.mask)
+        drops = (0.0 if masked and m is None else p for p, m in zip(self.drop, self.mask, strict=True))
+        factors = tuple(1.0 / (1.0 - p) if self.rescale is True and p < 1.0 else 1.0 for p in drops)
         values = {"drop": self.drop, "factor": factors}
-        if any(mask is not None for mask in self.mask):
-            return Change(dare_masked, values=values, auxiliary={"mask": self.mask})
+        if masked:
+            return Change(
+                dare_masked, statistics=self._sums(masked_length), values=values, auxiliary={"mask": self.mask}
+            )
         if self.select == "random":
-            return Change(dare, values=values, seed=self.seed)
-        return Change(dare_magnitude, statistics=(_THRESHOLD,), values=values)
+            return Change(dare, statistics=self._sums(drawn_length), values=values, seed=self.seed)
+        return Change(dare_magnitude, statistics=(_THRESHOLD, *self._sums(largest_length)), values=values)
+
+    def _sums(self, kept: Scalar) -> tuple[Statistic | Derived, ...]:
+        return keeping_l1(kept) if self.rescale == "l1" else ()

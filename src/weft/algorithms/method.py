@@ -153,9 +153,55 @@ class Step(BaseModel):
 class Method(Step, ABC):
     """A merge method: a step that makes one model of several."""
 
+    TOLD: ClassVar = ("name", "title", "formula", "source", "needs_base", "laws")
+    """What a method's class must say of itself."""
+
     needs_base: ClassVar[bool]
+    """Whether it cannot do without a base, whatever its parameters are; see `wants_base`."""
+    models: ClassVar[range] = range(1, 1 << 16)
+    """How many models it can merge; a base is not one of them."""
     laws: ClassVar[Mapping[Law, Mapping[str, Any]]]
     """The laws that hold, each with the parameters under which it does (empty: the defaults)."""
+
+    @property
+    def wants_base(self) -> bool:
+        """Whether it cannot do without a base, with these parameters."""
+        return self.needs_base
+
+    @classmethod
+    def check_count(cls, models: Sequence[str]) -> None:
+        """Refuse a number of models that it cannot merge.
+
+        Args:
+            models: their names.
+
+        Raises:
+            InputError: naming both numbers.
+
+        Example:
+            >>> from weft.algorithms.linear import Linear
+            >>> Linear.check_count(["a", "b"])
+        """
+        if len(models) not in cls.models:
+            given = f"{len(models)} ({', '.join(models)})"
+            beside = "; the base is none of them" if cls.needs_base else ""
+            what = f"method {cls.name} merges {cls.counted()}, not {given}"
+            raise InputError(what, f"name {cls.counted()}{beside}")
+
+    @classmethod
+    def counted(cls) -> str:
+        """In words: how many models it merges.
+
+        Example:
+            >>> from weft.algorithms.linear import Linear
+            >>> Linear.counted()
+            'one or more models'
+        """
+        words = ("no", "one", "two", "three", "four")
+        least = words[cls.models.start] if cls.models.start < len(words) else str(cls.models.start)
+        if len(cls.models) == 1:
+            return f"exactly {least} model{'s' if cls.models.start > 1 else ''}"
+        return f"{least} or more models"
 
     @abstractmethod
     def program(self) -> Program:

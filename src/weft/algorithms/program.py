@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 from weft.algorithms.whole import Beside, Whole
@@ -23,7 +24,7 @@ class Total:
 
     Attributes:
         finish: from the sum, the number of parameters in the scope and, with `by`, that number to the result.
-        by: one of the program's numbers, which `finish` needs.
+        by: one of the program's numbers, or an earlier statistic, which `finish` needs.
     """
 
     finish: Scalar
@@ -36,7 +37,7 @@ class Rank:
 
     Attributes:
         rank: from the number of parameters in the scope and the number `by` to m; 0 gives 0.
-        by: which of the program's numbers decides the rank.
+        by: which of the program's numbers, or of the earlier statistics, decides the rank.
         signed: whether there may be negative values among them.
     """
 
@@ -88,6 +89,8 @@ class Statistic:
         fold: how the scope's values become one number.
         each: computed once for each model, `tuned` and every per-model argument being that model's own number;
             the result is then per model as well.
+        among: with `each`: the expression sees the numbers of all models, and `own`, the position (0.0, 1.0, ...) of
+            the one that it is about.
         by_tensor: for each tensor on its own, even if the program's scope is the whole model.
         known: the auxiliary input, and the key of its metadata, that may hold the result already.
         double: computed in float64 whatever the inputs are, where squares of tiny numbers would vanish.
@@ -97,6 +100,7 @@ class Statistic:
     expression: Scalar
     fold: Fold
     each: bool = False
+    among: bool = False
     by_tensor: bool = False
     known: tuple[str, str] | None = None
     double: bool = False
@@ -114,6 +118,16 @@ class Numbers:
         """A model's own number."""
         value = self.values[name]
         return value[model] if isinstance(value, tuple) else value
+
+    def each(self, name: str) -> tuple[float, ...]:
+        """Every model's own number, of something that has one for each."""
+        value = self.values[name]
+        return value if isinstance(value, tuple) else (value,)
+
+    @property
+    def size(self) -> int:
+        """How many parameters the tensor has."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)

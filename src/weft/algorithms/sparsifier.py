@@ -18,6 +18,8 @@ class Sparsifier(Method):
     """
 
     needs_base: ClassVar = True
+    alone: ClassVar[frozenset[str]] = frozenset({"weight", "scale"})
+    """The parameters that have a say only where it merges the changed task vectors itself."""
 
     weight: PerModel[Number] = parameter(1.0, "alone: factor of each changed task vector")
     scale: Number = parameter(1.0, "alone: factor of the sum of changed task vectors (lambda)")
@@ -34,4 +36,4 @@ class Sparsifier(Method):
     @classmethod
     def chained_fields(cls) -> dict[str, Any]:
         """The parameters that it has as `before:` of another method."""
-        return {name: info for name, info in cls.model_fields.items() if name not in ("weight", "scale")}
+        return {name: info for name, info in cls.model_fields.items() if name not in cls.alone}

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar, Literal, final
 
-from pydantic import model_validator
-
-from weft.algorithms.method import Law, Method, Number, PerModel, parameter
+from weft.algorithms.method import Law, parameter
 from weft.algorithms.program import Program
-from weft.algorithms.task_arithmetic import task_arithmetic
-from weft.algorithms.whole import Shape, Whole, computing_with_torch, is_matrix
-
-
-def _has_rank(shape: Shape, tasks: int) -> bool:
-    return is_matrix(shape) and min(shape) >= tasks
+from weft.algorithms.spectral import Spectral
+from weft.algorithms.whole import computing_with_torch
 
 
 @final
-class Tsv(Method):
+class Tsv(Spectral):
     r"""Keep the strongest singular directions of every task vector, and make those of all tasks orthogonal.
 
     Of each matrix of each task vector, times its weight, the first r = floor(min(m, n) / T) singular triplets are kept.
@@ -50,33 +43,14 @@ class Tsv(Method):
     title: ClassVar = "orthogonal task singular vectors"
     formula: ClassVar = "θ = θ₀ + λ polar([U₁ … U_T]) diag(S₁ … S_T) polar([V₁ … V_T])ᵀ, r = min(m, n) / T of each"
     source: ClassVar = "Gargiulo et al. 2025, arXiv 2412.00081"
-    needs_base: ClassVar = True
     laws: ClassVar = {Law.ORDER: {}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}
 
-    weight: PerModel[Number] = parameter(1.0, "factor of each task vector")
-    scale: Number = parameter(1.0, "factor of the merged task vector (lambda)")
     orthogonalise: Literal["svd", "eigen"] = parameter(
         "svd", "by which decomposition the directions are made orthogonal; eigen is faster and less exact"
     )
-    double: bool = parameter(False, "compute in float64")
-    exclude: tuple[str, ...] = parameter(("*text_projection*",), "patterns of tensors that are averaged instead")
-
-    @model_validator(mode="after")
-    def _somebody_counts(self) -> Tsv:
-        if not any(self.weight):
-            raise ValueError("all weights are 0, so there is no task; give one model a weight")
-        return self
 
     def program(self) -> Program:
         """Matrices whole; the mean of the task vectors for everything else."""
         with computing_with_torch(self.name):
             from weft.matrices.tsv import tsv, tsv_bytes
-        tasks = sum(w != 0.0 for w in self.weight)
-        options = {"orthogonalise": self.orthogonalise, "double": self.double, "scale": self.scale}
-        whole = Whole(tsv, partial(_has_rank, tasks=tasks), tsv_bytes, options, self.exclude)
-        return Program(
-            task_arithmetic,
-            values={"weight": self.weight, "scale": self.scale / tasks},
-            relative=True,
-            whole=whole,
-        )
+        return self.by_matrix(tsv, tsv_bytes, {"orthogonalise": self.orthogonalise}, least=self.tasks)

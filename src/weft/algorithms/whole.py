@@ -31,6 +31,7 @@ class Whole:
         working: from the shape, the number of models and the bytes of a number to the bytes that the function takes at
             most, beside its inputs and what it returns.
         options: what else the function receives, by name.
+        renamed: for arguments that go by another name elsewhere, that name.
         excluded: patterns of names that it is not for.
     """
 
@@ -38,6 +39,7 @@ class Whole:
     applies: Callable[[Shape], bool]
     working: Callable[[Shape, int, int], int]
     options: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
     excluded: Sequence[str] = ()
 
     def is_for(self, names: Sequence[str], shape: Shape) -> bool:

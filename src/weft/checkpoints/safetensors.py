@@ -122,13 +122,14 @@ class SafetensorsCheckpoint(Checkpoint):
         together: list[str] = []
         first = last = 0  # bytes of the stretch that is collected
         place: tuple[int, int] | None = None
+        places, tensors = self._places, self.tensors
         for name in names:
-            own = self._places[name]
+            own = places[name]
             if place != (own.descriptor, own.offset - last):
                 self._read_together(together, place, buffer[first:last])
                 together, first, place = [], last, (own.descriptor, own.offset - last)
             together.append(name)
-            last += self.tensors[name].nbytes
+            last += tensors[name].nbytes
         self._read_together(together, place, buffer[first:last])
 
     def _read_together(self, names: Sequence[str], place: tuple[int, int] | None, buffer: Array) -> None:

@@ -31,6 +31,7 @@ def merge(
     method: asking.Method = None,
     base: asking.Base = None,
     before: asking.Before = None,
+    after: asking.After = None,
     parameter: asking.Parameter = None,
     dtype: asking.DType = None,
     shard_size: asking.ShardSize = None,
@@ -70,12 +71,12 @@ def merge(
         options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "memory": memory, "workers": workers}
         options |= {"hashes": hashes, "device": device}
         if reproduce is not None:
-            others = {"MODEL": what, "-m": method, "-b": base, "--before": before, "-p": parameter}
+            others = {"MODEL": what, "-m": method, "-b": base, "--before": before, "--after": after, "-p": parameter}
             asking.refuse_with("--reproduce", others)
             report = _again(reproduce, _named(output), quiet or as_json, options)
             _tell(report, quiet, as_json)
             return
-        recipe = asking.asked_recipe(what or [], method, base, before, parameter or [], dtype, shard_size)
+        recipe = asking.asked_recipe(what or [], method, base, before, after, parameter or [], dtype, shard_size)
         if dry_run:
             show_plan(recipe, output, overwrite, memory, workers, as_json, restart, device)
             return

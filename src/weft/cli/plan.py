@@ -23,6 +23,7 @@ def plan(
     method: asking.Method = None,
     base: asking.Base = None,
     before: asking.Before = None,
+    after: asking.After = None,
     parameter: asking.Parameter = None,
     dtype: asking.DType = None,
     shard_size: asking.ShardSize = None,
@@ -44,7 +45,7 @@ def plan(
     from weft.cli.reporting import reported
 
     with reported(as_json):
-        recipe = asking.asked_recipe(what, method, base, before, parameter or [], dtype, shard_size)
+        recipe = asking.asked_recipe(what, method, base, before, after, parameter or [], dtype, shard_size)
         show_plan(recipe, output, overwrite, memory, workers, as_json, device=device)
 
 

@@ -86,6 +86,8 @@ def bind_statistic(
     change = None if stage.prefix else work.program.change
     question = _Question(stage.statistic.expression, stage.prefix, change, work.program.relative, maps=False)
     own = {name: f for name, f in work.program.all_functions.items() if name.startswith(BEFORE)}
+    if stage.statistic.among and model is not None:
+        values, model = {**values, stage.prefix + "own": float(model)}, None
     return _bound(work, question, {**functions, **own}, values, compute, end, compute, model, None)
 
 
@@ -265,7 +267,7 @@ def _kind(
     given = {*(entry[0] for entry in signature), *(n for n, _ in functions), *(n for n, _ in values)}
     asked = question.asked(given, note)
     own = [entry for entry in signature if entry[0] in asked and (model is None or entry[1] in (None, model))]
-    own.sort(key=lambda entry: (entry[0], -1 if entry[1] is None else entry[1]))
+    own.sort(key=lambda entry: (entry[0] != RANK, entry[0], -1 if entry[1] is None else entry[1]))
     inputs = tuple(Input(name, None if model is not None else of, dtype, number) for name, of, dtype, number in own)
     changes = change is not None and "tuned" in asked
     loop = Loop(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,7 +71,8 @@ def execute(
     run = _Execution(budget, Residency(budget.resident), sink, progress, on_nonfinite, journal, bench)
     masks = [work for work in plan.works if work.spec.name in journal.masks]
     run.masks.extend(masks)
-    works = [work for work in plan.works if work.spec.size and work not in set(masks)]
+    apart = set(masks)
+    works = [work for work in plan.works if work.spec.size and work not in apart]
     with one_thread_each(works):
         run.all(works)
     run.copies(plan.copies)
@@ -216,17 +217,26 @@ def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:
     """
     groups: dict[object, list[Work]] = {}
     alone: list[Work] = []
-    asked: dict[object, set[str]] = {}
-    for work in works:
-        asked.setdefault(_kind(work), set()).update(_asked_by_statistics(work.program))
+    keys = _shared_by(works)
     for work in works:
         if work.program.stages and not work.program.is_about_the_model:
             alone.append(work)
         else:
-            files = _asked_files(work, asked[_kind(work)])
-            key = (_kind(work), work.program.is_about_the_model, work.program.note, files)
-            groups.setdefault(key, []).append(work)
+            groups.setdefault(keys[id(work.program)], []).append(work)
     return [_in_one_precision(group) for group in groups.values()], alone
+
+
+def _shared_by(works: Sequence[Work]) -> dict[int, Hashable]:
+    """For each program, of which there are few, what tensors have in common that share a group."""
+    firsts = {id(work.program): work for work in reversed(works)}
+    asked: dict[object, set[str]] = {}
+    for work in firsts.values():
+        asked.setdefault(_kind(work), set()).update(_asked_by_statistics(work.program))
+    files = {key: _asked_files(work, asked[_kind(work)]) for key, work in firsts.items()}
+    return {
+        key: (_kind(work), work.program.is_about_the_model, work.program.note, files[key])
+        for key, work in firsts.items()
+    }
 
 
 def _kind(work: Work) -> tuple[Any, ...]:

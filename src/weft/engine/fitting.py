@@ -60,6 +60,7 @@ class Fitting:
         """What only a whole step looks at; None if the tensor has to do without."""
         found: dict[Key, Operand] = {}
         lacking: list[str] = []
+        measured = False
         for key, checkpoint, of in sources:
             if key[0] not in program.beside:
                 continue
@@ -69,11 +70,12 @@ class Fitting:
             if operand is not None:
                 found[key] = _checked(names[0], spec, operand, beside, checkpoint, of)
                 self._found[of] += 1
+                measured = measured or beside.optional
             elif beside.optional:
                 lacking.append(key[0])
             else:
                 check_beside(f"{names[0]}{beside.suffix}", spec, None, checkpoint, of)
-        if lacking and found:
+        if lacking and measured:
             self._partly.setdefault(lacking[0], []).append(names[0])
         return None if lacking else found
 
@@ -95,9 +97,11 @@ class Fitting:
                 yield Problem(f"{what}: there is no {names[0]!r}", near or "it belongs to another model")
 
     def warnings(self) -> Iterator[str]:
-        """Tensors that have to do without what only some models have for them."""
+        """Tensors that have to do without what only some models have for them, or only in part."""
         for argument, names in self._partly.items():
-            said = f"{len(names)} tensor(s) have a {argument} in some models only and are merged without"
+            said = (
+                f"{len(names)} tensor(s) lack a {argument} in at least one model and are merged as if there were none"
+            )
             yield f"{said}: {listed(names)}"
 
 

@@ -7,7 +7,7 @@ tensors of the strip with a row of numbers for each.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -117,15 +117,16 @@ def _is_plain(program: Program) -> bool:
         remarks=program.remarks,
         relative=program.relative,
     )
-    return program == plain and all(isinstance(s, Statistic) and _is_simple(s) for s in program.statistics)
+    known = program.values.keys() | {""}
+    return program == plain and all(isinstance(s, Statistic) and _is_simple(s, known) for s in program.statistics)
 
 
-def _is_simple(statistic: Statistic) -> bool:
+def _is_simple(statistic: Statistic, by: Set[str]) -> bool:
     fold = statistic.fold
     if isinstance(fold, Rank):
-        known = fold == Rank(fold.rank, fold.by)
+        known = fold == Rank(fold.rank, fold.by) and fold.by in by
     else:
-        known = isinstance(fold, Total) and fold == Total(fold.finish, fold.by)
+        known = isinstance(fold, Total) and fold == Total(fold.finish, fold.by) and fold.by in by
     own = statistic.name, statistic.expression, fold, statistic.each
     return known and statistic == Statistic(*own, double=statistic.double)
 

@@ -69,6 +69,7 @@ def merge(
     base: Any = None,
     method: str = "linear",
     before: str | Mapping[str, Any] | None = None,
+    after: str | Mapping[str, Any] | None = None,
     rules: Sequence[Mapping[str, Any]] = (),
     dtype: Any = None,
     vocabulary: Literal["base", "pad", "union"] | None = None,
@@ -87,6 +88,7 @@ def merge(
         base: the pretrained model, for methods that work on task vectors.
         method: see `weft.methods()`.
         before: what changes every task vector first, as in a recipe: `{"method": "dare", "drop": 0.5}`.
+        after: what corrects the merged tensors, as in a recipe: `{"method": "svc", "alpha": 0.1}`.
         rules: over tensor names, as in a recipe.
         dtype: the output's number format, a name or a torch dtype; by default the base's, or the first model's, tensor
             by tensor.
@@ -112,7 +114,7 @@ def merge(
         array([2.])
     """
     progress = progress or Progress()
-    parts = {"method": method, "base": base, "before": before, "rules": rules, "parameters": parameters}
+    parts = {"method": method, "base": base, "before": before, "after": after, "rules": rules, "parameters": parameters}
     output = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
     policies = {"vocabulary": vocabulary, "on_missing": on_missing, "on_nonfinite": on_nonfinite}
     recipe = make_recipe({**parts, "models": _entries(models), "output": output, **policies})

@@ -23,6 +23,7 @@ from weft.engine.misfits import (
     unreadable_figures,
 )
 from weft.engine.tied import Tied, tied_groups
+from weft.engine.whole import asked_by_steps
 from weft.engine.work import Copied, Key, Operand, Work
 from weft.errors import InputError, Problem, labelled, listed, nearest
 from weft.kernels.dtypes import BY_NAME, DType, Kind, compute_dtype
@@ -166,7 +167,7 @@ class _Planner:
 
     def _check_bases(self) -> None:
         for used in self._resolver.methods():
-            if used.needs_base and self._inputs.base is None:
+            if self._inputs.base is None and (used.needs_base or "base" in asked_by_steps(self._program(used))):
                 self._problems.append(
                     Problem(f"method {used.name} needs a base model", "add `base:` (on the command line -b)")
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,10 @@ from weft.kernels.dtypes import FLOAT32
 from weft.kernels.ranks import rank_rows
 
 if TYPE_CHECKING:
-    from weft.engine.reading import Buffers, Reader
+    from weft.engine.reading import Buffers
 
-BYTES = 24
-"""Bytes that ordering takes for each parameter beside what it reads: what is ordered, two pairs of key and place."""
+BYTES = 48
+"""Bytes that ordering takes for each parameter of one row, beside what is ordered and the ranks."""
 
 
 def row_length(shape: tuple[int, ...]) -> int:
@@ -41,22 +42,17 @@ def rows_around(work: Work, start: int, stop: int) -> tuple[int, int]:
     return start // length * length, min(-(-stop // length) * length, prod(work.spec.shape))
 
 
-def ranked(reader: Reader, tile: Tile[Work], model: int, buffers: Buffers) -> Array:
-    """The rank in its row of every parameter of a tile, as float32: rows that it cuts are read whole.
+def ranked(tile: Tile[Work], model: int, read: Callable[[Key], Array], buffers: Buffers) -> Array:
+    """The rank in its row of every parameter of a tile, as float32.
 
     Args:
-        reader: reads.
         tile: which parameters.
         model: whose changes are ordered.
+        read: gives an input in all rows that the tile lies in, also those that it cuts.
         buffers: the thread's memory.
     """
     work = tile.item
     first, last = rows_around(work, tile.start, tile.stop)
-
-    def read(key: Key) -> Array:
-        of = ("tuned", model) if key[0] == "tuned" else key
-        return reader.read(work.operands[of], first, last, buffers, (BEFORE, key[0]), keep=False)
-
     values = buffers.typed((BEFORE, "ordered"), last - first, work.compute.storage)
     bind_ranking(work, model)(read, first, values)
     places = buffers.typed((BEFORE, "rank", model), last - first, FLOAT32.storage)

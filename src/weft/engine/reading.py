@@ -16,7 +16,7 @@ import numpy as np
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import RANK
 from weft.engine.progress import Progress
-from weft.engine.ranking import ranked
+from weft.engine.ranking import ranked, rows_around
 from weft.engine.watch import Watch
 from weft.engine.work import Key, Operand, Strip, Work
 
@@ -127,13 +127,14 @@ class StripInputs:
         self._keep = keep
         self._watch = watch
         self._arrays: dict[Key, Array] = {}
+        self._rows: dict[Key, Array] = {}
 
     def __call__(self, key: Key) -> Array:
         """What goes by this key."""
         values = self._arrays.get(key)
         if values is None and key[0] == RANK:
             (tile,) = self._strip.tiles
-            return ranked(self._reader, tile, key[1] or 0, self._buffers)
+            return ranked(tile, key[1] or 0, self._whole_rows, self._buffers)
         if values is None:
             values = self._arrays[key] = self._read(key)
             self._watch.look(self._strip, key, values)
@@ -143,8 +144,20 @@ class StripInputs:
         """One pass over the strip is done."""
         self._reader.looked_at(sum(values.nbytes for values in self._arrays.values()))
 
+    def _whole_rows(self, key: Key) -> Array:
+        """What goes by this key in all rows that the strip, which is one tile, lies in."""
+        if key not in self._rows:
+            (tile,) = self._strip.tiles
+            rows = rows_around(tile.item, tile.start, tile.stop)
+            operand, purpose = tile.item.operands[key], ("rows", key)
+            self._rows[key] = self._reader.read(operand, *rows, self._buffers, purpose, self._keep)
+        return self._rows[key]
+
     def _read(self, key: Key) -> Array:
         strip = self._strip
+        if key in self._rows:
+            first, _ = rows_around(strip.item, strip.start, strip.start + strip.size)
+            return self._rows[key][strip.start - first :][: strip.size]
         if len(strip.tiles) == 1:
             (tile,) = strip.tiles
             return self._reader.read(tile.item.operands[key], tile.start, tile.stop, self._buffers, key, self._keep)

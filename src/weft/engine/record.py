@@ -105,15 +105,17 @@ def relocated(recipe: Recipe, target: Path) -> Recipe:
     files |= {"adapter"}
     entries = [{key: moved(value) if key in files else value for key, value in entry.items()} for entry in entries]
     parameters = {key: moved(value) if key in files else value for key, value in recipe.parameters.items()}
-    before = recipe.before and {k: moved(value) if k in files else value for k, value in recipe.before.items()}
-    changes = {"base": moved(recipe.base), "models": entries, "parameters": parameters, "before": before}
+    changes: dict[str, Any] = {"base": moved(recipe.base), "models": entries, "parameters": parameters}
+    for place, step in (("before", recipe.before), ("after", recipe.after)):
+        changes[place] = step and {key: moved(value) if key in files else value for key, value in step.items()}
     return Recipe.model_validate({**dict(recipe), **changes, "folder": target})
 
 
 def _file_parameters(recipe: Recipe) -> set[str]:
     """Names of parameters whose values are files of tensors."""
     used = {recipe.method, *(rule.method for rule in recipe.rules if rule.method)}
-    used |= {step["method"] for step in (recipe.before, *(rule.before for rule in recipe.rules)) if step}
+    steps = [recipe.before, recipe.after, *(step for rule in recipe.rules for step in (rule.before, rule.after))]
+    used |= {step["method"] for step in steps if step}
     fields = [(name, info) for kind in used for name, info in method(kind).model_fields.items()]
     return {name for name, info in fields if _mentions_tensors(info.annotation) or _mentions_tensors(info.metadata)}
 

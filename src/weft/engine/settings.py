@@ -124,7 +124,7 @@ def _bytes_per_element(item: Work | Copied) -> int:
     inputs = sum(operand.spec.dtype.itemsize for operand in item.operands.values())
     ranking = item.program.change is not None and item.program.change.ranking is not None
     rows = item.compute.itemsize * item.models if any(_holds_rows(stage) for stage in item.program.stages) else 0
-    places = inputs + BYTES + FLOAT32.itemsize * item.models if ranking else 0
+    places = item.compute.itemsize + FLOAT32.itemsize * item.models if ranking else 0
     return inputs + item.spec.dtype.itemsize + 3 * item.compute.itemsize + rows + places
 
 
@@ -136,9 +136,10 @@ def _row_bytes(item: Work | Copied) -> int:
     """What one thread takes for the rows around a tile, where parameters are put in order."""
     if isinstance(item, Copied) or item.program.change is None or item.program.change.ranking is None:
         return 0
-    inputs = max(operand.spec.dtype.itemsize for operand in item.operands.values())
-    around = min(2 * row_length(item.spec.shape), item.spec.size)
-    return around * (2 * inputs + BYTES + FLOAT32.itemsize * item.models)
+    inputs = sum(operand.spec.dtype.itemsize for operand in item.operands.values())
+    length = row_length(item.spec.shape)
+    around = min(2 * length, item.spec.size)
+    return around * (inputs + item.compute.itemsize + FLOAT32.itemsize * item.models) + length * BYTES
 
 
 def _table_bytes(items: Iterable[Work | Copied]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from weft.algorithms.program import Derived, Extreme, Gram, Number, Numbers, Program, Rank, Stage, Statistic, Total
 from weft.algorithms.program import Share as ShareOf
 from weft.checkpoints.checkpoint import Array
-from weft.engine.binding import Bindings, Bound, Values, asked_by, bind_statistic
+from weft.engine.binding import RANK, Bindings, Bound, Values, asked_by, bind_statistic
 from weft.engine.journal import Journal
 from weft.engine.ranking import depends_on_place, row_length
 from weft.engine.reading import Buffers, Reader, StripInputs
@@ -157,12 +157,17 @@ def _results(
 ) -> Mapping[Work, Number]:
     if isinstance(stage.statistic, Derived):
         works = sorted(scope.works, key=lambda work: work.spec.name)
-        known = [Numbers(work.spec.name, work.spec.shape, before[work]) for work in works]
+        known = [Numbers(w.spec.name, w.spec.shape, _own_names(stage.prefix, before[w])) for w in works]
         return dict(zip(works, stage.statistic.compute(known), strict=True))
     if not stage.by_tensor:
         return _Pass(scope, number, stage, program, before).results()
     own = ((work, replace(scope, works=[work])) for work in scope.works)
     return {work: _Pass(part, number, stage, program, before).results()[work] for work, part in own}
+
+
+def _own_names(prefix: str, values: Values) -> Values:
+    """Numbers by the names that a part of a program gave them."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def _chosen(program: Program, stage: Stage) -> Iterator[Scalar]:
@@ -235,7 +240,8 @@ class _Pass:
     def _pass_over(self) -> None:
         """Nothing is read: it was, and was in order."""
         for work, bounds in self._bound.items():
-            read = {work.operands[key] for bound in bounds.values() for key in bound.keys}
+            asked = {key for bound in bounds.values() for key in bound.keys if key[0] != RANK}
+            read = {work.operands[key] for key in asked}
             self._scope.watch.clear(read)
             self._scope.reader.looked_at(sum(operand.spec.nbytes for operand in read))
 
@@ -469,7 +475,7 @@ class _Pass:
     def _parameter(self, work: Work, slot: Slot, name: str) -> tuple[float, ...]:
         if not name:
             return ()
-        value = work.program.numbers[self._stage.prefix + name]
+        value = self._values[work][self._stage.prefix + name]
         if isinstance(value, tuple):
             return value if slot is None else (value[slot],)
         return (value,)

@@ -103,10 +103,16 @@ def is_whole(work: Work) -> bool:
 
 def asked_at_last(program: Program) -> set[str]:
     """The names that the last pass over a tensor asks for."""
-    steps = [step.function for step in (program.whole, program.after) if step]
+    own = asked_by_steps(program)
     if program.whole is None:
-        return arguments(*steps) | asked_by(program, None)
-    return arguments(*steps) | (asked_by(program, _CHANGED) if program.change else set())
+        return own | asked_by(program, None)
+    return own | (asked_by(program, _CHANGED) if program.change else set())
+
+
+def asked_by_steps(program: Program) -> set[str]:
+    """The names that the steps ask for which see a tensor whole."""
+    steps = [step for step in (program.whole, program.after) if step is not None]
+    return {step.renamed.get(name, name) for step in steps for name in arguments(step.function)}
 
 
 def moved(work: Work) -> int:
@@ -232,9 +238,8 @@ def _result(scope: Scope, work: Work, values: Values, inputs: _Inputs, device: s
         merged = _tensor(flat, work.compute, work.spec.shape, work, device)
     if program.change is not None:
         changes = dict(_changes(scope, work, values, inputs, device))
-    steps = [step for step in (program.whole, program.after) if step is not None]
     tensors: dict[Key, Any] = {}
-    asked = arguments(*(step.function for step in steps)) | ({"base"} if changes else set())
+    asked = asked_by_steps(program) | ({"base"} if changes else set())
     for key in [key for key in work.operands if key[0] in asked and key not in changes]:
         spec = work.operands[key].spec
         tensors[key] = _tensor(inputs(key), spec.dtype, spec.shape, work, device)
@@ -271,8 +276,8 @@ def _changes(scope: Scope, work: Work, values: Values, inputs: _Inputs, device: 
 
 def _applied(step: Whole, work: Work, values: Values, tensors: Mapping[Key, Any], merged: Any, found: Findings) -> Any:
     given = {"merged": merged, "tell": found.tell, "measure": found.measure, **values, **step.options}
-    asked = arguments(step.function)
-    every = {name: given[name] if name in given else _of(name, work, tensors) for name in asked}
+    asked = {name: step.renamed.get(name, name) for name in arguments(step.function)}
+    every = {name: given[as_] if as_ in given else _of(as_, work, tensors) for name, as_ in asked.items()}
     try:
         result = step.function(**every)
     except (RuntimeError, MemoryError) as error:  # of linear algebra, or of memory

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,8 @@ import platformdirs
 from weft.kernels import codecs, draws
 from weft.kernels.dtypes import FLOAT64, DType
 from weft.kernels.element import Scalar
-from weft.kernels.specialise import constants, dependencies, specialised
+from weft.kernels.elementary import source
+from weft.kernels.specialise import constants, dependencies, elementary_functions, specialised
 
 Kernel = Callable[..., int]
 """`kernel(out, start, end, values, *inputs) -> count`; see `compiled`."""
@@ -88,8 +89,8 @@ class Loop:
 
     @property
     def draws(self) -> bool:
-        """Whether it asks for random numbers."""
-        return self.change is not None and "draw" in inspect.signature(self.change).parameters
+        """Whether it asks for random numbers: what happens to each model, or a statistic of that, may."""
+        return any("draw" in inspect.signature(f).parameters for f in (self.element, self.change) if f)
 
 
 CHANGE = "before_"
@@ -212,30 +213,40 @@ def _functions(loop: Loop) -> Iterator[str]:
     if len(set(names)) < len(names):
         raise TypeError(f"{loop.element.__name__}: two of its functions have one name: {sorted(names)}; rename one")
     yield from (f"{name} = real({value!r})" for name, value in numbers.items())
+    yield from _exponentials(loop, wanted)
     for function in wanted:
         yield f"\n@inline\n{specialised(function, loop.models)}"
+
+
+def _exponentials(loop: Loop, functions: Iterable[Scalar]) -> Iterator[str]:
+    """The exponential functions that these call, in the loop's precision."""
+    called = {name: known for function in functions for name, known in elementary_functions(function).items()}
+    for name, known in called.items():
+        yield f"from weft.kernels.elementary import {known}_{loop.compute.name} as {name}  # {_digest(source())}"
 
 
 def _kernel(loop: Loop) -> Iterator[str]:
     arrays = [f"input_{k}" for k, given in enumerate(loop.inputs) if given.dtype]
     yield "\n"
     yield '@njit(nogil=True, error_model="numpy", cache=True)'
-    own = "" if len(arrays) <= _DIRECT else "_"
+    late = _decoded_first(loop)
+    own = "_" if late else ""
     keys = ["keys"] if loop.draws else []
     yield f"def kernel({', '.join([f'out{own}', f'start{own}', 'end', 'values', *keys, *arrays])}):"
     yield from (f"    {line}" for line in _unpacked(loop))
     yield "    noted_ = 0"
-    if len(arrays) <= _DIRECT:
+    if not late:
         yield from _elements(loop, "    ")
     else:
-        yield f"    decoded_ = np.empty(({len(arrays)}, {_STRETCH}), np.{loop.compute.name})"
+        yield f"    decoded_ = np.empty(({len(late)}, {_STRETCH}), np.{loop.compute.name})"
         yield f"    for from_ in range(0, len(out_), {_STRETCH}):"
         yield f"        out = out_[from_ : from_ + {_STRETCH}]"
         yield "        start = start_ + from_"
-        for row, (k, given) in enumerate((k, given) for k, given in enumerate(loop.inputs) if given.dtype):
-            yield f"        part_ = input_{k}[from_ : from_ + {_STRETCH}]"
-            yield "        for at_ in range(len(part_)):"
-            yield f"            decoded_[{row}, at_] = {_decoded(k, given, 'part_')}"
+        for k, given in ((k, given) for k, given in enumerate(loop.inputs) if given.dtype):
+            yield f"        part_{k} = input_{k}[from_ : from_ + {_STRETCH}]"
+            if k in late:
+                yield f"        for at_ in range(len(part_{k})):"
+                yield f"            decoded_[{late.index(k)}, at_] = {_decoded(k, given, f'part_{k}')}"
         yield from _elements(loop, "        ")
     yield "    return noted_"
 
@@ -282,7 +293,7 @@ def _of_model(loop: Loop, name: str, slot: int) -> str:
     if name == "index":
         return "start + at_"
     if name == "draw":
-        return f"real(uniform(keys[{2 * slot}], keys[{2 * slot + 1}], start + at_))"
+        return _drawn(slot)
     known = _known(loop, CHANGE, name)
     if any(given.name == known for given in loop.inputs):
         return _read_one(loop, known, slot)
@@ -291,6 +302,11 @@ def _of_model(loop: Loop, name: str, slot: int) -> str:
     if known in dict(loop.values):
         return f"{known}[{slot}]" if dict(loop.values)[known] else known
     raise TypeError(f"{loop.change.__name__ if loop.change else ''} asks for {name!r}, which nothing provides")
+
+
+def _drawn(slot: int) -> str:
+    """The random number of one model."""
+    return f"real(uniform(keys[{2 * slot}], keys[{2 * slot + 1}], start + at_))"
 
 
 def _known(loop: Loop, prefix: str, name: str) -> str:
@@ -308,10 +324,19 @@ def _read_one(loop: Loop, name: str, slot: int | None) -> str:
 
 
 _DIRECT = 48
-"""How many arrays a loop reads itself. With some ten more LLVM no longer vectorises it; they are decoded first then."""
+"""How many arrays a loop reads itself. With some ten more LLVM no longer vectorises it."""
 
-_STRETCH = 512
-"""Elements that are decoded at a time, so that what is decoded stays in the core's cache."""
+_BESIDE = 40
+"""If there are more, how many it reads itself nevertheless; the others are decoded first."""
+
+_STRETCH = 256
+"""Elements that are decoded at a time, so that what is decoded stays in the core's first cache."""
+
+
+def _decoded_first(loop: Loop) -> list[int]:
+    """Positions of the inputs that are decoded into scratch before the loop over elements reads them."""
+    arrays = [k for k, given in enumerate(loop.inputs) if given.dtype]
+    return arrays[_BESIDE:] if len(arrays) > _DIRECT else []
 
 
 def _unpacked(loop: Loop) -> Iterator[str]:
@@ -344,6 +369,8 @@ def _argument(loop: Loop, name: str) -> str:
         return f"({' '.join(f'{_read(loop, k, given)},' for k, given in arrays)})"
     if name == "index":
         return "start + at_"
+    if name == "draw" and loop.models == 1:
+        return _drawn(0)
     if name == "last":
         return "start + at_ == end"
     if known in dict(loop.functions):
@@ -355,10 +382,10 @@ def _argument(loop: Loop, name: str) -> str:
 
 def _read(loop: Loop, k: int, given: Input) -> str:
     """One element of an input, decoded."""
-    arrays = [j for j, other in enumerate(loop.inputs) if other.dtype]
-    if given.dtype is None or len(arrays) <= _DIRECT:
-        return _decoded(k, given, f"input_{k}")
-    return f"decoded_[{arrays.index(k)}, at_]"
+    late = _decoded_first(loop)
+    if k in late:
+        return f"decoded_[{late.index(k)}, at_]"
+    return _decoded(k, given, f"part_{k}" if late else f"input_{k}")
 
 
 def _decoded(k: int, given: Input, array: str) -> str:

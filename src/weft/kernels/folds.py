@@ -136,8 +136,8 @@ def count_between(keys, low, span, shift, table):
         low: where the range begins; of the keys' type, as the two that follow.
         span: how many keys the range has.
         shift: a bin holds 2^shift of them.
-        table: int64, shape [3, bins + 1]: for each bin its count, the lowest and the highest distance from `low`. The
-            last column counts the keys below the range.
+        table: int64, shape [3, bins + 1]: for each bin its count, the lowest and the highest distance from `low`, which
+            are the bits of unsigned numbers. The last column counts the keys below the range.
     """
     below = 0
     for key in keys:
@@ -146,8 +146,8 @@ def count_between(keys, low, span, shift, table):
         if distance < span:
             k = distance >> shift
             table[COUNTS, k] += 1
-            table[LOWEST, k] = min(table[LOWEST, k], np.int64(distance))
-            table[HIGHEST, k] = max(table[HIGHEST, k], np.int64(distance))
+            table[LOWEST, k] = np.int64(min(np.uint64(table[LOWEST, k]), np.uint64(distance)))
+            table[HIGHEST, k] = np.int64(max(np.uint64(table[HIGHEST, k]), np.uint64(distance)))
     table[COUNTS, -1] += below
 
 

@@ -1,4 +1,10 @@
-"""The order of the numbers in each row, by counting digits: what a sort would tell, without sorting."""
+"""The order of the numbers in each row, by counting: what a sort would tell, without sorting.
+
+The bits of non-negative floats order as the floats do, so what is ordered are whole numbers, called keys. A row of
+float32 is parted by where its keys lie between the least and the largest; what is not yet in order in so many parts is
+near its place, and is put there one by one. Where the numbers lie too close together for that, and for long rows and
+float64, the keys are ordered digit by digit.
+"""
 
 # mypy: disable-error-code="no-untyped-def, misc, untyped-decorator, no-untyped-call, no-any-return"
 
@@ -11,6 +17,14 @@ from numba import njit
 
 _DIGIT = 11
 _BINS = 1 << _DIGIT
+_LONGEST = 1 << 17
+"""Numbers of a row that is parted; the parts of a longer one would not stay in the core's cache."""
+
+_PATIENCE = 16
+"""Steps for each number of a row, on average, after which it is ordered digit by digit instead."""
+
+_HIGH = np.uint64(32)
+_LOW_BITS = np.uint64(0xFFFFFFFF)
 _COMPILED = {"nogil": True, "error_model": "numpy", "cache": True}
 
 
@@ -28,44 +42,103 @@ def rank_rows(values: np.ndarray[Any, Any], length: int, ranks: np.ndarray[Any, 
         >>> ranks
         array([3., 0., 1., 2.], dtype=float32)
     """
-    keys = values.view(np.uint32 if values.dtype == np.float32 else np.uint64)
-    _rank_rows(keys, length, ranks, 8 * keys.dtype.itemsize - 1)
+    if values.dtype == np.float32 and length <= _LONGEST:
+        _rank_by_parts(values.view(np.uint32), length, ranks)
+    else:
+        keys = values.view(np.uint32 if values.dtype == np.float32 else np.uint64)
+        _rank_by_digits(keys, length, ranks)
 
 
 @njit(**_COMPILED)
-def _rank_rows(keys, length, ranks, bits):
+def _rank_by_parts(keys, length, ranks):
+    parts = 2
+    while parts < 2 * length:
+        parts *= 2
+    part = np.empty(length, np.uint32)
+    ends = np.empty(parts, np.int32)
+    ordered = np.empty(length, np.uint64)
+    for row in range(len(keys) // length):
+        own = keys[row * length : (row + 1) * length]
+        out = ranks[row * length : (row + 1) * length]
+        _part(own, part, parts)
+        _gather(own, part, ends, ordered)
+        if _mend(ordered):
+            for i in range(length):
+                out[ordered[i] & _LOW_BITS] = np.float32(i)
+        else:
+            _rank_by_digits(own, length, out)
+
+
+@njit(**_COMPILED)
+def _part(keys, part, parts):
+    """In which part of the range every key lies; 0 has one of its own, whatever is next."""
+    low = np.uint32(0xFFFFFFFF)
+    high = np.uint32(0)
+    for key in keys:
+        low = min(low, np.uint32(key - np.uint32(1)))  # 0 becomes the largest of all
+        high = max(high, key)
+    if high == np.uint32(0):
+        low = high
+    scale = (np.uint64(parts) << _HIGH) // (np.uint64(high - low) + np.uint64(1))
+    for i in range(len(keys)):
+        distance = np.uint32(max(keys[i], low) - low)
+        part[i] = np.uint32(np.uint64(distance) * scale >> _HIGH)
+
+
+@njit(**_COMPILED)
+def _gather(keys, part, ends, ordered):
+    """Write keys, each with its place below it, part by part."""
+    ends[:] = 0
+    for p in part:
+        ends[p] += 1
+    total = np.int32(0)
+    for p in range(len(ends)):
+        count = ends[p]
+        ends[p] = total
+        total += count
+    for i in range(len(keys)):
+        at = ends[part[i]]
+        ends[part[i]] = at + 1
+        ordered[at] = np.uint64(keys[i]) << _HIGH | np.uint64(i)
+
+
+@njit(**_COMPILED)
+def _mend(ordered):
+    """Put in order what nearly is; whether that was so."""
+    steps = 0
+    for i in range(1, len(ordered)):
+        one = ordered[i]
+        if ordered[i - 1] > one:
+            j = i
+            while j > 0 and ordered[j - 1] > one:
+                ordered[j] = ordered[j - 1]
+                j -= 1
+            ordered[j] = one
+            steps += i - j
+            if steps > _PATIENCE * len(ordered):
+                return False
+    return True
+
+
+@njit(**_COMPILED)
+def _rank_by_digits(keys, length, ranks):
+    bits = 8 * keys.itemsize - 1  # the sign's is never set
     key = np.empty(length, keys.dtype)
     place = np.empty(length, np.int32)
     other_key = np.empty(length, keys.dtype)
     other_place = np.empty(length, np.int32)
     for row in range(len(keys) // length):
-        part = keys[row * length : (row + 1) * length]
+        own = keys[row * length : (row + 1) * length]
         out = ranks[row * length : (row + 1) * length]
-        if length <= 64:
-            _insert(part, key, place)
-        else:
-            for i in range(length):
-                key[i] = part[i]
-                place[i] = i
-            for shift in range(0, bits, _DIGIT):
-                if _by_digit(key, place, other_key, other_place, shift):
-                    key, other_key = other_key, key
-                    place, other_place = other_place, place
+        for i in range(length):
+            key[i] = own[i]
+            place[i] = i
+        for shift in range(0, bits, _DIGIT):
+            if _by_digit(key, place, other_key, other_place, shift):
+                key, other_key = other_key, key
+                place, other_place = other_place, place
         for i in range(length):
             out[place[i]] = np.float32(i)
-
-
-@njit(**_COMPILED)
-def _insert(part, key, place):
-    """Put a short row in order."""
-    for i in range(len(part)):
-        j = i
-        while j > 0 and key[j - 1] > part[i]:
-            key[j] = key[j - 1]
-            place[j] = place[j - 1]
-            j -= 1
-        key[j] = part[i]
-        place[j] = i
 
 
 @njit(**_COMPILED)

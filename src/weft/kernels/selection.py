@@ -163,7 +163,7 @@ class RankSelection(Selection):
         for where in set(self._ranges.values()):
             if not where.is_found:
                 table = made[where] = np.zeros((3, where.bins + 1), np.int64)
-                table[LOWEST] = np.iinfo(np.int64).max
+                table[LOWEST] = -1  # as an unsigned number the largest: none yet
         return made
 
     def add(self, values: Array, tables: Tables) -> None:
@@ -177,8 +177,9 @@ class RankSelection(Selection):
     def merge(table: Array, other: Array) -> None:
         """Add to a table what another worker counted."""
         table[COUNTS] += other[COUNTS]
-        np.minimum(table[LOWEST], other[LOWEST], out=table[LOWEST])
-        np.maximum(table[HIGHEST], other[HIGHEST], out=table[HIGHEST])
+        ours, theirs = table.view(np.uint64), other.view(np.uint64)
+        np.minimum(ours[LOWEST], theirs[LOWEST], out=ours[LOWEST])
+        np.maximum(ours[HIGHEST], theirs[HIGHEST], out=ours[HIGHEST])
 
     def advance(self, counted: Sequence[Tables]) -> None:
         """End a round: combine what the workers counted and come nearer to every answer."""
@@ -237,7 +238,8 @@ class RankSelection(Selection):
         if rank > reached[-1]:
             return _Range(where.high, self._top)
         found = int(np.searchsorted(reached, rank, side="left"))
-        return _Range(where.low + int(table[LOWEST, found]), where.low + int(table[HIGHEST, found]) + 1)
+        distances = table.view(np.uint64)
+        return _Range(where.low + int(distances[LOWEST, found]), where.low + int(distances[HIGHEST, found]) + 1)
 
 
 class ShareSelection(Selection):

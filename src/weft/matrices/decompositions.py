@@ -97,18 +97,20 @@ def _few(matrix: Tensor, rank: int) -> Svd | None:
     return Svd(u, s, vh) if bool(error <= _TOLERANCE * s[0]) else None
 
 
-def significant(s: Tensor, shape: tuple[int, ...] | torch.Size) -> int:
+def significant(s: Tensor, shape: tuple[int, ...] | torch.Size, largest: Tensor | None = None) -> int:
     """How many singular values are more than rounding errors: above max(m, n) eps times the largest.
 
     Args:
         s: in falling order.
         shape: of the matrix.
+        largest: what it was computed from has this largest singular value; by default the first of `s`.
 
     Example:
         >>> significant(torch.tensor([1.0, 1e-3, 1e-9]), (3, 3)), significant(torch.zeros(2), (2, 5))
         (2, 0)
     """
-    return int((s > max(shape) * torch.finfo(s.dtype).eps * s[:1]).sum())
+    bar = max(shape) * torch.finfo(s.dtype).eps * (s[:1] if largest is None else largest)
+    return int((s > bar).sum())
 
 
 def polar(matrix: Tensor, by: Orthogonalisation = "svd") -> Tensor:

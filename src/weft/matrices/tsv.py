@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from weft.matrices.decompositions import Orthogonalisation, polar, significant, svd, svd_bytes
-from weft.matrices.deltas import task_vectors
+from weft.matrices.deltas import moved, task_vectors
 
 
 def tsv(
@@ -36,16 +36,15 @@ def tsv(
     rank = min(base.shape) // len(deltas)
     parts = [svd(delta, rank) for delta in deltas]
     kept = [significant(part.s, base.shape) for part in parts]
+    if not any(kept):
+        return base
     u = torch.cat([part.u[:, :r] for part, r in zip(parts, kept, strict=True)], dim=1)
     s = torch.cat([part.s[:r] for part, r in zip(parts, kept, strict=True)])
     vh = torch.cat([part.vh[:r] for part, r in zip(parts, kept, strict=True)])
-    if not len(s):
-        return base
-    merged = (polar(u, orthogonalise) * s) @ polar(vh, orthogonalise)
-    return (base.to(merged) + scale * merged).to(base)
+    return moved(base, scale, (polar(u, orthogonalise) * s) @ polar(vh, orthogonalise))
 
 
 def tsv_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
     """Bytes that `tsv` works with at most, in float64."""
     m, n = shape
-    return 8 * (models * m * n + 3 * (m + n) * min(shape)) + svd_bytes(shape, 8)
+    return 8 * (models * m * n + 6 * (m + n) * min(shape)) + svd_bytes(shape, 8)

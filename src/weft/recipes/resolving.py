@@ -6,14 +6,20 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.algorithms.chain import Chain
-from weft.algorithms.registry import method, sparsifier
+from weft.algorithms.correction import Correction
+from weft.algorithms.registry import correction, method, sparsifier
 from weft.algorithms.sparsifier import Sparsifier
 from weft.checkpoints.patterns import Expression
 from weft.errors import Gathering, InputError, Problem, nearest
 from weft.recipes.schema import Recipe, Rule
+
+Chained = TypeVar("Chained", Sparsifier, Correction)
+
+Written = Mapping[str, Any]
+"""A step as a person wrote it: its name under `method`, and its parameters."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Resolver:
             with problems:
                 self._rules.append((_matcher(rule.match), self._decide(rule)))
         with problems:
-            self._default = self._merge(recipe.method, {}, recipe.before)
+            self._default = self._merge(recipe.method, {}, recipe.before, recipe.after)
         problems.tell()
         self._used = [0] * len(self._rules)
 
@@ -96,8 +102,8 @@ class Resolver:
         if rule.use == "drop":
             return Drop(patterns)
         if rule.use is None:
-            before = rule.step("before", self._recipe.before)
-            return self._merge(rule.method or self._recipe.method, rule.parameters, before, patterns)
+            steps = rule.step("before", self._recipe.before), rule.step("after", self._recipe.after)
+            return self._merge(rule.method or self._recipe.method, rule.parameters, *steps, patterns)
         sources = (*self._names, *(("base",) if self._recipe.base is not None else ()))
         if rule.use not in sources:
             remedy = nearest(rule.use, sources) or f"write one of {', '.join(sources)}, or drop"
@@ -105,21 +111,21 @@ class Resolver:
         return Use(rule.use, patterns)
 
     def _merge(
-        self, name: str, parameters: Mapping[str, Any], before: Mapping[str, Any] | None, rule: str = ""
+        self, name: str, parameters: Mapping[str, Any], before: Written | None, after: Written | None, rule: str = ""
     ) -> Merge:
         kind = method(name)
+        kind.check_count(self._names)
         known = [{k: v for k, v in own.items() if k in kind.model_fields} for own in self._own]
         settled = kind.resolved(self._names, parameters, known, self._recipe.parameters)
-        return Merge(Chain(settled, self._sparsifier(before)), rule)
+        first = self._chained("before", sparsifier(before["method"]), before) if before else None
+        last = self._chained("after", correction(after["method"]), after) if after else None
+        return Merge(Chain(settled, first, last), rule)
 
-    def _sparsifier(self, written: Mapping[str, Any] | None) -> Sparsifier | None:
-        """What changes the task vectors, with its parameters as they stand beside its name."""
-        if written is None:
-            return None
-        kind = sparsifier(written["method"])
+    def _chained(self, place: str, kind: type[Chained], written: Written) -> Chained:
+        """A step before or after the method, with its parameters as they stand beside its name."""
         parameters = {name: value for name, value in written.items() if name != "method"}
         known = kind.chained_fields()
-        problems = [_unknown(p, known, "before", [kind.name]) for p in parameters if p not in known]
+        problems = [_unknown(p, known, place, [kind.name]) for p in parameters if p not in known]
         if problems:
             raise InputError(problems)
         return kind.resolved(self._names, parameters)

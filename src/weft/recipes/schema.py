@@ -124,6 +124,7 @@ class Rule(_Strict):
     method: str | None = None
     parameters: dict[str, Any] = {}
     before: ChainedStep = None
+    after: ChainedStep = None
 
     def step(self, place: str, otherwise: dict[str, Any] | None) -> dict[str, Any] | None:
         """What happens before or after the method: as the rule says, if it says anything."""
@@ -150,7 +151,7 @@ class Rule(_Strict):
 
     @model_validator(mode="after")
     def _copies_or_merges(self) -> Rule:
-        chained = "before" in self.model_fields_set
+        chained = not self.model_fields_set.isdisjoint(("before", "after"))
         if self.use is not None and (self.method is not None or self.parameters or chained):
             what = "`use` copies a tensor, so `method` and `parameters` beside it would have no effect"
             raise _slip(what, "keep either `use` or the others")
@@ -185,6 +186,7 @@ class Recipe(_Strict):
         parameters: the method's parameters.
         before: what changes every task vector first: the name of a sparsifier, or a map with it as `method` and its
             parameters.
+        after: what corrects the merged tensors, in the same way.
         rules: over tensor names; the first match wins.
         rename: changes to the tensor names of every model (not of the base): what a name begins with, or `re:` and an
             expression, and what to put there.
@@ -206,6 +208,7 @@ class Recipe(_Strict):
     models: tuple[ModelEntry, ...]
     parameters: dict[str, Any] = {}
     before: ChainedStep = None
+    after: ChainedStep = None
     rules: tuple[Rule, ...] = ()
     rename: Renaming = {}
     output: Output = Output()

@@ -1,0 +1,58 @@
+"""All that a method of one's own is written with; see `docs/writing-a-method.md`."""
+
+from weft.algorithms.method import (
+    Fraction,
+    Law,
+    Method,
+    NonNegative,
+    Number,
+    PerModel,
+    Tensors,
+    parameter,
+)
+from weft.algorithms.program import (
+    Change,
+    Derived,
+    Extreme,
+    Gram,
+    Note,
+    Numbers,
+    Program,
+    Rank,
+    Share,
+    Statistic,
+    Total,
+)
+from weft.algorithms.sparsifier import Sparsifier
+from weft.algorithms.whole import Whole, computing_with_torch, is_matrix
+from weft.kernels.element import element
+from weft.kernels.elementary import exp, tanh
+
+__all__ = [
+    "Change",
+    "Derived",
+    "Extreme",
+    "Fraction",
+    "Gram",
+    "Law",
+    "Method",
+    "NonNegative",
+    "Note",
+    "Number",
+    "Numbers",
+    "PerModel",
+    "Program",
+    "Rank",
+    "Share",
+    "Sparsifier",
+    "Statistic",
+    "Tensors",
+    "Total",
+    "Whole",
+    "computing_with_torch",
+    "element",
+    "exp",
+    "is_matrix",
+    "parameter",
+    "tanh",
+]
