@@ -98,7 +98,8 @@ def test_gram_matrices(kind: str, tmp_path: Path) -> None:
         inputs = stored[name].shape[0 if kind == "gpt2" else 1]  # what GPT-2 calls Conv1D is stored turned
         assert gram.shape == (inputs, inputs)
         assert torch.allclose(gram, gram.T)
-        assert torch.linalg.eigvalsh(gram.double()).min() > -1e-6
+        values = torch.linalg.eigvalsh(gram.double())
+        assert values.min() > -1e-6 * values.max()
     assert "gram of" in run(tmp_path, "stats", "show", "g.safetensors").stdout
 
 
@@ -206,14 +207,14 @@ def test_files_made_elsewhere_are_accepted(measured: Path) -> None:
     merge(measured, "{a: b.safetensors, b: b.safetensors}", code=0)
 
 
-def test_names_of_a_recipe_do_not_matter(measured: Path) -> None:
-    """Another name for tensors in the recipe, or a stray prefix, does not make it another model."""
+def test_a_merge_from_a_recipe(measured: Path) -> None:
     recipe = {
-        "method": "fisher", "models": [{"path": "a"}, {"path": "b"}],
-        "parameters": {"fisher": {"a": "a.safetensors", "b": "b.safetensors"}}, "output": {"dtype": "bfloat16"},
+        "method": "fisher", "models": [{"path": "a"}, {"path": "b"}], "output": {"dtype": "bfloat16"},
+        "parameters": {"fisher": {"a": "a.safetensors", "b": "b.safetensors"}},
     }  # fmt: skip
     (measured / "r.yaml").write_text(json.dumps(recipe))
     run(measured, "merge", "r.yaml", "-o", "out", "-q")
+    assert load_file(measured / "out" / "model.safetensors")["classifier.weight"].dtype == torch.bfloat16
 
 
 def test_stats_show_and_add(measured: Path) -> None:
