@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from weft.inspection.verify import verify
     from weft.recipes.loading import load_recipe
     from weft.recipes.schema import Recipe
+    from weft.statistics.fisher import fisher
+    from weft.statistics.gram import gram
 
 _HOME = {
     "merge": "weft.engine.merging",
@@ -31,6 +33,8 @@ _HOME = {
     "method": "weft.algorithms.registry",
     "Method": "weft.algorithms.method",
     "Recipe": "weft.recipes.schema",
+    "fisher": "weft.statistics.fisher",
+    "gram": "weft.statistics.gram",
     "load_recipe": "weft.recipes.loading",
     "verify": "weft.inspection.verify",
     "Verdict": "weft.inspection.findings",
@@ -52,6 +56,8 @@ __all__ = [
     "Verdict",
     "WeftError",
     "__version__",
+    "fisher",
+    "gram",
     "load_recipe",
     "merge",
     "merge_to",

@@ -17,6 +17,11 @@ class Wrapping(Checkpoint):
         self._inner = inner
 
     @property
+    def inner(self) -> Checkpoint:
+        """The other checkpoint."""
+        return self._inner
+
+    @property
     def sources(self) -> tuple[SourceFile, ...]:
         """As the inner checkpoint."""
         return self._inner.sources

@@ -9,10 +9,13 @@ import typer
 import weft
 from weft.cli.clean import clean
 from weft.cli.doctor import doctor
+from weft.cli.fisher import fisher
+from weft.cli.gram import gram
 from weft.cli.merge import merge
 from weft.cli.methods import methods
 from weft.cli.plan import plan
 from weft.cli.schema import schema
+from weft.cli.stats import stats
 from weft.cli.verify import verify
 
 app = typer.Typer(
@@ -26,6 +29,9 @@ app = typer.Typer(
 app.command()(merge)
 app.command()(plan)
 app.command()(methods)
+app.command()(fisher)
+app.command()(gram)
+app.add_typer(stats)
 app.command()(schema)
 app.command()(doctor)
 app.command()(verify)

@@ -13,7 +13,15 @@ from types import TracebackType
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bar
 
 from weft.engine.progress import Progress
@@ -81,13 +89,7 @@ class Shown(Progress):
         self._began = self._told = time.monotonic()
         self._bar: Bar | None = None
         if not quiet and self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            )
+            columns = (TextColumn("{task.description}"), BarColumn(), *self._amounts(), TimeRemainingColumn())
             self._bar = Bar(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("reading headers", total=None)
 
@@ -112,7 +114,7 @@ class Shown(Progress):
                 self._bar.reset(self._task, total=total)
             self._bar.update(self._task, description=name)
         elif not self._quiet:
-            self._line(f"{name}: {_size(total)}" if total else name)
+            self._line(f"{name}: {self._amount(total)}" if total else name)
 
     def continued(self, share: float) -> None:
         """A line."""
@@ -132,7 +134,13 @@ class Shown(Progress):
         if due:
             rate = self._done / (now - self._began)
             left = max(self._total - self._done, 0) / rate
-            self._line(f"{self._name}: {_size(self._done)} of {_size(self._total)}, {_size(rate)}/s, {left:.0f} s left")
+            done = f"{self._amount(self._done)} of {self._amount(self._total)}"
+            self._line(f"{self._name}: {done}, {self._amount(rate)}/s, {left:.0f} s left")
+
+    def note(self, text: str) -> None:
+        """A line."""
+        if not self._quiet:
+            self._line(text)
 
     def warning(self, text: str) -> None:
         """A line, even when quiet."""
@@ -140,6 +148,29 @@ class Shown(Progress):
 
     def _line(self, text: str) -> None:
         self._console.print(literal(text), highlight=False)
+
+    def _amounts(self) -> tuple[ProgressColumn, ...]:
+        """What a bar says beside itself."""
+        return DownloadColumn(), TransferSpeedColumn()
+
+    def _amount(self, count: float) -> str:
+        """How much that is, in words."""
+        return _size(count)
+
+
+class Counted(Shown):
+    """The same for work that is counted, in rows or tokens, not in bytes."""
+
+    def continued(self, share: float) -> None:
+        """A line."""
+        if not self._quiet:
+            self._line(f"going on with an interrupted measurement: {share:.0%} of the examples are done")
+
+    def _amounts(self) -> tuple[ProgressColumn, ...]:
+        return (MofNCompleteColumn(),)
+
+    def _amount(self, count: float) -> str:
+        return f"{count:,.0f}"
 
 
 def _size(count: float) -> str:

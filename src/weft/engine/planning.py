@@ -13,6 +13,7 @@ from weft.engine.collector import collector_waits
 from weft.engine.fitting import Fitting, operand_of
 from weft.engine.inputs import Inputs
 from weft.engine.kinship import by_part, empty, strangers, unequal_experts, unequal_stacks
+from weft.engine.measured import measured_elsewhere
 from weft.engine.misfits import (
     MissingError,
     TensorError,
@@ -122,6 +123,7 @@ class _Planner:
         self._manners: dict[tuple[int, tuple[str, ...], tuple[str, ...]], _Manner] = {}
         self._unsettled = inputs.vocabulary.unsettled if inputs.vocabulary else frozenset()
         self._problems: list[Problem] = []
+        self._foreign: list[Problem] = []
         self._warnings: list[str] = []
         self._hints = _HINTS
         self._missing: dict[tuple[str, str], list[str]] = {}
@@ -132,6 +134,8 @@ class _Planner:
         self._problems += empty(self._inputs)
         self._problems += self._inputs.vocabulary.problems if self._inputs.vocabulary else ()
         self._open_auxiliaries()
+        if self._foreign:  # of what fits another model every tensor would be wrong
+            raise InputError([*self._problems, *self._foreign])
         tied = tied_groups(self._inputs)
         self._problems += tied.problems
         items, dropped = self._decided(tied)
@@ -184,13 +188,15 @@ class _Planner:
     def _open_auxiliaries(self) -> None:
         """Open what stands beside the checkpoints, so that a file that cannot be opened is one problem, not many."""
         for used in self._resolver.methods():
-            for _, source, of in self._sources(self._program(used)):
+            for (_, i), source, of in self._sources(self._program(used)):
                 try:
                     checkpoint = self._inputs.auxiliary(source, of)
                 except InputError as error:
                     self._problems += [labelled(of, problem) for problem in error.problems]
                     continue
                 self._problems += unreadable_figures(self._program(used), checkpoint, of)
+                foreign = measured_elsewhere(checkpoint, self._inputs.models[i], of) if i is not None else None
+                self._foreign += [foreign] if foreign else []
 
     def _sources(self, program: Program) -> Iterator[tuple[Key, Any, str]]:
         """Every source of tensors beside the checkpoints: what it feeds, where it is, what to call it."""

@@ -15,5 +15,8 @@ class Progress:
     def advance(self, count: int) -> None:
         """So many bytes more were moved."""
 
+    def note(self, text: str) -> None:
+        """What was chosen for a person who did not choose."""
+
     def warning(self, text: str) -> None:
         """Something that a person should know."""

@@ -1,0 +1,1 @@
+"""What data tell about a model: diagonal Fisher information, Gram matrices, K-FAC."""

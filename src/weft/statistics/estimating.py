@@ -1,0 +1,7 @@
+"""What is estimated from data, each as sums that can be saved, restored and added."""
+
+from weft.statistics.diagonal import FisherEstimator
+from weft.statistics.factors import GramEstimator
+from weft.statistics.sums import Estimator, fed
+
+__all__ = ["Estimator", "FisherEstimator", "GramEstimator", "fed"]

@@ -1,0 +1,1 @@
+"""Per-example gradients of single layers, by formula or by replaying the layer."""
