@@ -3,6 +3,10 @@
 What is trained is named by a hash of the data, the settings, the seed and the pretrained encoder: a run that finds it
 done does nothing, one that finds it half done goes on. Each expert is a folder like the base's, with the base's tensor
 names; its head is a safetensors file of its own, since heads are not merged.
+
+A head begins as a logistic regression on the base's states. A random one would leave it to the encoder to turn its
+states towards the head, each expert another way, and then the base's states mean nothing to any head: measured, the base
+with such heads has a mean accuracy of .31, and there is little for a merge to keep.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
@@ -38,6 +43,7 @@ class Settings:
         epochs: passes over the training data, for tasks that are not in `more`.
         more: passes for those tasks: many classes, or few examples.
         pool: batches whose texts are sorted by length before they are cut into batches.
+        penalty: inverse strength of the penalty (scikit-learn's C) of the logistic regression that a head begins with.
         autocast: number format of the matrix products; weights and their updates are float32.
     """
 
@@ -47,6 +53,7 @@ class Settings:
     epochs: int = 1
     more: tuple[tuple[str, int], ...] = (("banking77", 2), ("clinc150", 2), ("trec", 2), ("tweet_emotion", 2))
     pool: int = 32
+    penalty: float = 1.0
     autocast: str = "bfloat16"
 
     def passes(self, task: str) -> int:
@@ -159,7 +166,8 @@ class Training:
         self.optimizer = torch.optim.AdamW(weights, lr=settings.rate)
         self.batches = list(batches(list(map(len, self.tokens)), settings, settings.passes(task), places.seed))
         self.step, self.last = 0, len(self.batches)
-        self._resume()
+        if not self._resumed():
+            self._probe()
 
     def advance(self) -> float:
         """One step; the loss."""
@@ -188,17 +196,34 @@ class Training:
         torch.save(state, file.with_suffix(".making"))
         file.with_suffix(".making").replace(file)
 
-    def _resume(self) -> None:
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Let the head begin as what reads the base's states best."""
+        states = torch.zeros(len(self.tokens), self.head.in_features)
+        order = sorted(range(len(self.tokens)), key=lambda i: len(self.tokens[i]))
+        self.encoder.eval()
+        for start in range(0, len(order), 64):
+            chosen = order[start : start + 64]
+            with torch.autocast("cpu", getattr(torch, self.settings.autocast)):
+                states[chosen] = pooled(self.encoder, [self.tokens[i] for i in chosen], self.padding).float()
+        self.encoder.train()
+        fitted = LogisticRegression(C=self.settings.penalty, max_iter=1000).fit(states.numpy(), self.labels)
+        weight, bias = torch.from_numpy(fitted.coef_).float(), torch.from_numpy(fitted.intercept_).float()
+        if len(weight) == 1:  # two classes: one row says how much likelier the second is
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
+
+    def _resumed(self) -> bool:
         file = self.places.state(self.task)
-        if not file.is_file():
-            return
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, weights_only=True) if file.is_file() else {"name": ""}
         if state["name"] != self.name:
-            return
+            return False
         for part in ("encoder", "head", "optimizer"):
             getattr(self, part).load_state_dict(state[part])
         torch.set_rng_state(state["random"])
         self.step = state["step"]
+        return True
 
     def finish(self) -> None:
         """Write head and encoder, the encoder last and in one go."""
