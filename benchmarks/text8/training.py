@@ -5,8 +5,8 @@ done does nothing, one that finds it half done goes on. Each expert is a folder 
 names; its head is a safetensors file of its own, since heads are not merged.
 
 A head begins as a logistic regression on the base's states. A random one would leave it to the encoder to turn its
-states towards the head, each expert another way, and then the base's states mean nothing to any head: measured, the base
-with such heads has a mean accuracy of .31, and there is little for a merge to keep.
+states towards the head, each expert another way, and then the base's states mean nothing to any head: measured, the
+base with such heads has a mean accuracy of .31, and there is little for a merge to keep.
 """
 
 from __future__ import annotations

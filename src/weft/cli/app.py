@@ -9,6 +9,7 @@ import typer
 import weft
 from weft.cli.clean import clean
 from weft.cli.doctor import doctor
+from weft.cli.evaluate import evaluate
 from weft.cli.merge import merge
 from weft.cli.methods import methods
 from weft.cli.plan import plan
@@ -30,6 +31,7 @@ app.command()(schema)
 app.command()(doctor)
 app.command()(verify)
 app.command()(clean)
+app.command()(evaluate)
 
 
 def _show_version(wanted: bool) -> None:

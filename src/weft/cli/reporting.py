@@ -13,7 +13,15 @@ from types import TracebackType
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bar
 
 from weft.engine.progress import Progress
@@ -73,7 +81,9 @@ class Shown(Progress):
 
     INTERVAL = 5.0
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, amount: Callable[[float], str] | None = None) -> None:
+        """Quiet or not; `amount` words what is counted, bytes unless said otherwise."""
+        self._amount = amount or size_text
         self._console = Console(stderr=True, soft_wrap=True)
         self._quiet = quiet
         self._lock = Lock()
@@ -81,13 +91,9 @@ class Shown(Progress):
         self._began = self._told = time.monotonic()
         self._bar: Bar | None = None
         if not quiet and self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            )
+            counts: tuple[ProgressColumn, ...]
+            counts = (MofNCompleteColumn(),) if amount else (DownloadColumn(), TransferSpeedColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
             self._bar = Bar(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("reading headers", total=None)
 
@@ -112,7 +118,7 @@ class Shown(Progress):
                 self._bar.reset(self._task, total=total)
             self._bar.update(self._task, description=name)
         elif not self._quiet:
-            self._line(f"{name}: {_size(total)}" if total else name)
+            self._line(f"{name}: {self._amount(total)}" if total else name)
 
     def continued(self, share: float) -> None:
         """A line."""
@@ -132,7 +138,8 @@ class Shown(Progress):
         if due:
             rate = self._done / (now - self._began)
             left = max(self._total - self._done, 0) / rate
-            self._line(f"{self._name}: {_size(self._done)} of {_size(self._total)}, {_size(rate)}/s, {left:.0f} s left")
+            done, total, speed = map(self._amount, (self._done, self._total, rate))
+            self._line(f"{self._name}: {done} of {total}, {speed}/s, {left:.0f} s left")
 
     def warning(self, text: str) -> None:
         """A line, even when quiet."""
@@ -151,3 +158,8 @@ def _size(count: float) -> str:
 
 
 size_text = _size
+
+
+def counted(count: float) -> str:
+    """A number of things: 1,234, or 1.2 of a few."""
+    return f"{count:,.0f}" if count >= 10 or count == int(count) else f"{count:.1f}"

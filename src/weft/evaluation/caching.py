@@ -42,7 +42,9 @@ def hash_of_model(path: Path) -> str:
 
 def hash_of_files(files: Iterable[Path]) -> str:
     """Of names and contents."""
-    return hash_of([(file.name, _content(file, file.stat().st_mtime_ns, file.stat().st_size)) for file in sorted(files)])
+    return hash_of(
+        [(file.name, _content(file, file.stat().st_mtime_ns, file.stat().st_size)) for file in sorted(files)]
+    )
 
 
 @cache

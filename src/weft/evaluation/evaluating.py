@@ -18,7 +18,7 @@ from weft.errors import Gathering, InputError, listed, nearest
 from weft.evaluation.caching import Cache, cache_folder, hash_of, hash_of_code, hash_of_files, hash_of_model
 from weft.evaluation.data import SPLITS, Examples, examples
 from weft.evaluation.loading import load_tasks
-from weft.evaluation.metrics import Predictions, measured
+from weft.evaluation.metrics import METRICS, Predictions, measured
 from weft.evaluation.models import FORMATS, Device, Model, head_path, open_model
 from weft.evaluation.predicting import Asking, asked, predict
 from weft.evaluation.results import Column, Results, Row, Score, with_share
@@ -69,13 +69,12 @@ def evaluate(
         InputError: for anything that does not fit, naming it.
     """
     asked_tasks = _tasks(tasks)
-    named = _named(models)
     settings = _Settings(
         split, limit, _path(data), _path(heads), _path(experts),
         Device(chosen_device(device), dtype, batch), _cache(cache),
     )  # fmt: skip
     settings.check()
-    return _Evaluation(asked_tasks, settings, progress or Progress()).table(named, ensemble)
+    return _Evaluation(asked_tasks, settings, progress or Progress()).table(named(models), ensemble)
 
 
 def _path(given: PathLike | None) -> Path | None:
@@ -97,8 +96,12 @@ def _tasks(tasks: Sequence[PathLike | Task] | PathLike) -> tuple[Task, ...]:
     return found
 
 
-def _named(models: Sequence[PathLike] | Mapping[str, PathLike]) -> dict[str, Path]:
-    """Each model's folder by a name of its own: the path's last part, or as much of it as tells them apart."""
+def named(models: Sequence[PathLike] | Mapping[str, PathLike]) -> dict[str, Path]:
+    """Each model's folder by a name of its own: the path's last part, or as much of it as tells them apart.
+
+    Raises:
+        InputError: if a model is named twice, or a repository cannot be fetched from the Hub.
+    """
     if isinstance(models, Mapping):
         return {name: _folder(path) for name, path in models.items()}
     paths = [_folder(path) for path in models]
@@ -169,7 +172,7 @@ class _Evaluation:
             rows.append(self._against(experts, known))
         if ensemble:
             rows.append(self._ensemble(known))
-        columns = [Column(task.name, task.kind, task.counted) for task in self.tasks]
+        columns = [Column(t.name, t.kind, t.counted, METRICS[t.counted].falls) for t in self.tasks]
         return Results(columns, rows, self.settings.split)
 
     def _check(self, models: Mapping[str, Path], ensemble: bool) -> None:

@@ -22,9 +22,9 @@ class Predictions:
     """What a model makes of every example of a task, in the data's order.
 
     Attributes:
-        scores: classification: the probability of every class; regression: one number for each example; multiple choice:
-            the log-likelihood of every choice in nats, -inf where an example has fewer; language modelling: negative
-            log-likelihood in nats of each text.
+        scores: classification: the probability of every class; regression: one number for each example; multiple
+            choice: the log-likelihood of every choice in nats, -inf where an example has fewer; language modelling:
+            the negative log-likelihood of each text in nats.
         targets: the right class or choice, or the right number; language modelling: number of tokens predicted.
         sizes: multiple choice: characters of every choice; language modelling: bytes of each text.
     """

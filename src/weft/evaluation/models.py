@@ -11,7 +11,7 @@ from typing import Any
 
 from weft.errors import InputError, listed
 from weft.evaluation.metrics import EXTRA
-from weft.evaluation.schema import ImageClassification, Task, Headed
+from weft.evaluation.schema import Headed, ImageClassification, Task
 from weft.inspection.running import CannotRunError, Loaded, load
 
 FORMATS = ("float32", "bfloat16", "float16")
@@ -126,7 +126,8 @@ def head_for(task: Headed, model: Model, heads: Path | None = None) -> Head:
     Args:
         task: says which head.
         model: any model with the encoder that the head was trained on.
-        heads: a folder with a head for each task, `NAME.safetensors` or a model's folder `NAME`; goes before the task's.
+        heads: a folder with a head for each task, `NAME.safetensors` or a model's folder `NAME`; they go before the
+            tasks' own.
 
     Raises:
         InputError: if the model has no such head, or the head does not fit.

@@ -232,7 +232,9 @@ def _right(examples: Examples, k: int, label: Any, choices: Sequence[str]) -> in
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(choices):
         return label
     what = f"task {examples.task.name}: {examples.where}: the label of example {k + 1} is {shown(label)}"
-    raise InputError(f"{what}, but it has {len(choices)} choices", "a label is the position of the right choice, from 0")
+    raise InputError(
+        f"{what}, but it has {len(choices)} choices", "a label is the position of the right choice, from 0"
+    )
 
 
 def _joined(model: Model, prompt: str, choice: str, longest: int) -> tuple[Piece, int]:

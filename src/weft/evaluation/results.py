@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from weft.algorithms.wording import worded
 from weft.errors import InputError
-from weft.evaluation.metrics import METRICS, share
+from weft.evaluation.metrics import share
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Column:
         name: of the task.
         kind: of the task.
         metric: the one that counts.
+        falls: whether lower is better.
     """
 
     name: str
     kind: str
     metric: str
+    falls: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Results:
 
         Scores may be averaged if for all of them higher is better.
         """
-        if any(task.name not in row.scores or METRICS[task.metric].falls for task in self.tasks):
+        if any(task.name not in row.scores or task.falls for task in self.tasks):
             return None
         return fmean(row.scores[task.name].score for task in self.tasks)
 

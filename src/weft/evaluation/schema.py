@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from weft.evaluation.metrics import METRICS, fitting
 from weft.errors import nearest
+from weft.evaluation.metrics import METRICS, fitting
 
 Positive = Annotated[int, Field(gt=0)]
 Pooling = Literal["mean", "cls", "pooler", "projection"]
@@ -79,7 +79,9 @@ class Task(_Strict):
                 remedy = nearest(part, self.usual) or f"the parts are {', '.join(self.usual)}"
                 raise ValueError(f"columns: {self.kind} has no part {part!r}; {remedy}")
             if not isinstance(column, str) and (part not in self.several or len(column) != 2):
-                raise ValueError(f"columns: {part} should be one column; {sorted(self.several) or 'no part'} may be two")
+                raise ValueError(
+                    f"columns: {part} should be one column; {sorted(self.several) or 'no part'} may be two"
+                )
         return self
 
     @model_validator(mode="after")
