@@ -78,13 +78,27 @@ class Places:
         """The pretrained encoder."""
         return self.runs / "base"
 
+    @property
+    def experts(self) -> Path:
+        """The folder with each task's encoder."""
+        return self._of("experts")
+
+    @property
+    def heads(self) -> Path:
+        """The folder with each task's head."""
+        return self._of("heads")
+
     def expert(self, task: str) -> Path:
         """A task's encoder."""
-        return self._of("experts") / task
+        return self.experts / task
 
     def head(self, task: str) -> Path:
         """A task's head."""
-        return self._of("heads") / f"{task}.safetensors"
+        return self.heads / f"{task}.safetensors"
+
+    def statistic(self, kind: str, task: str) -> Path:
+        """What was measured of a task's expert."""
+        return self._of("statistics") / kind / f"{task}.safetensors"
 
     def state(self, task: str) -> Path:
         """What an interrupted training goes on from."""

@@ -19,7 +19,9 @@ from weft.evaluation.predicting import Asking, predict
 pytestmark = pytest.mark.slow
 pytest.importorskip("lm_eval")
 
-ROWS = [{"question": f"w{k} w{k + 9}", "choices": [f"w{k}", f"w{k + 20}", f"w{k + 30}"], "label": k % 3} for k in range(12)]
+ROWS = [
+    {"question": f"w{k} w{k + 9}", "choices": [f"w{k}", f"w{k + 20}", f"w{k + 30}"], "label": k % 3} for k in range(12)
+]
 
 
 @pytest.fixture

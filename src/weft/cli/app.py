@@ -13,6 +13,7 @@ from weft.cli.evaluate import evaluate
 from weft.cli.merge import merge
 from weft.cli.methods import methods
 from weft.cli.plan import plan
+from weft.cli.report import report
 from weft.cli.schema import schema
 from weft.cli.verify import verify
 
@@ -32,6 +33,7 @@ app.command()(doctor)
 app.command()(verify)
 app.command()(clean)
 app.command()(evaluate)
+app.command()(report)
 
 
 def _show_version(wanted: bool) -> None:
