@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import InputError
-from weft.evaluation.results import Curve, Results, Row, load_results
+from weft.evaluation.results import Column, Curve, Results, Row, Series, load_results
 
 INK, QUIET, LINES = "#1f2933", "#6b7785", "#e4e8ec"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6bb1", "#7f7f7f", "#b8860b", "#111111")
@@ -18,7 +18,7 @@ _REPORT = 'pip install "weft[report]"'
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1f2933; margin: 0 auto;
-       max-width: 1180px; padding: 32px 28px 64px; background: #fff; }
+       max-width: 1400px; padding: 32px 28px 64px; background: #fff; }
 h1 { font-size: 26px; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 18px; margin: 44px 0 8px; }
 p.about { color: #6b7785; margin: 0 0 24px; }
@@ -143,7 +143,7 @@ def _sections(results: Results, several: bool) -> Iterator[str]:
     for curve in (*([trade] if trade else []), *results.curves):
         if any(len(series.x) for series in curve.series):
             yield f"<h2>{escape(curve.title)}</h2>"
-            yield _drawn(_steps(curve) if _is_ablation(curve) else _lines(curve))
+            yield _drawn(_picture(curve))
 
 
 def _worth(results: Results, row: Row) -> float:
@@ -164,7 +164,8 @@ def _table(results: Results) -> str:
     shown = {name: of for name, of in means.items() if any(of(row) is not None for row in results.rows)}
     facts = [name for name in _FACTS if any(name in row.facts for row in results.rows)]
     heads = ["<th>model</th>", *(f"<th>{name}</th>" for name in shown)]
-    heads += [f"<th>{escape(task.name)}<small>{escape(task.metric)}</small></th>" for task in results.tasks]
+    several = len({task.metric for task in results.tasks}) > 1
+    heads += [f"<th>{_heading(task, several)}</th>" for task in results.tasks]
     heads += [f'<th class="words">{_FACTS[name]}</th>' for name in facts]
     best = {task.name: _best(results, task.name, task.falls) for task in results.tasks}
     rows = []
@@ -177,6 +178,11 @@ def _table(results: Results) -> str:
         kind = "" if row.role == "model" else ' class="reference"'
         rows.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _heading(task: Column, several: bool) -> str:
+    """The metric is told under the task where tasks differ in it."""
+    return escape(task.name) + (f"<small>{escape(task.metric)}</small>" if several else "")
 
 
 _FACTS = {"settings": "settings", "data": "data used", "merge_seconds": "merge, s"}
@@ -215,7 +221,7 @@ def _fact(value: Any) -> str:
 
 def _drawn(figure: Any) -> str:
     """A figure as part of the page; the script is there once already."""
-    options = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+    options = {"displayModeBar": False, "responsive": True}
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config=options))
 
 
@@ -225,8 +231,8 @@ def _figure(height: int, across: str = "", up: str = "", **layout: Any) -> Any:
     figure.update_layout(
         height=height, margin={"l": 10, "r": 20, "t": 10, "b": 10}, paper_bgcolor="white", plot_bgcolor="white",
         font={"family": "system-ui, sans-serif", "color": INK, "size": 13}, colorway=list(COLOURS), template="none",
-        xaxis={**axis, "title": {"text": across}, "automargin": True}, hovermode="closest",
-        yaxis={**axis, "title": {"text": up}, "automargin": True}, **layout,
+        xaxis={**axis, "title": {"text": across, "standoff": 12}, "automargin": True}, hovermode="closest",
+        yaxis={**axis, "title": {"text": up, "standoff": 14}, "automargin": True}, **layout,
     )  # fmt: skip
     return figure
 
@@ -273,14 +279,34 @@ def _heat(results: Results) -> Any:
 
 def _lines(curve: Curve) -> Any:
     figure = _figure(430, curve.across, curve.up, legend={"orientation": "v", "x": 1.01, "y": 1})
-    mode, size = ("markers", 10) if curve.points else ("lines+markers", 6)
     for k, series in enumerate(curve.series):
         figure.add_scatter(
-            x=list(series.x), y=list(series.y), name=series.name, mode=mode, marker={"size": size},
+            x=list(series.x), y=list(series.y), name=series.name, mode="lines+markers", marker={"size": 6},
             line={"width": 2, "dash": "solid" if k < len(COLOURS) else "dot"},
             hovertemplate=f"{escape(series.name)}: %{{y:.4f}} at %{{x:.4g}}<extra></extra>",
         )  # fmt: skip
     return figure
+
+
+def _points(curve: Curve) -> Any:
+    """Points with their names beside them; names take turns above and below, so that neighbours can be read."""
+    figure = _figure(520, curve.across, curve.up, showlegend=False)
+    named = sorted(
+        ((s.x[k], s.y[k], s.name) for s in curve.series for k in range(len(s.x))), key=lambda point: point[1]
+    )
+    figure.add_scatter(
+        x=[x for x, _, _ in named], y=[y for _, y, _ in named], text=[escape(name) for _, _, name in named],
+        mode="markers+text", textposition=["top center" if k % 2 else "bottom center" for k in range(len(named))],
+        marker={"size": 10, "color": COLOURS[0]}, textfont={"size": 11, "color": QUIET}, cliponaxis=False,
+        hovertemplate="%{text}: %{y:.4f} at %{x:.4g}<extra></extra>",
+    )  # fmt: skip
+    return figure
+
+
+def _picture(curve: Curve) -> Any:
+    if not curve.points:
+        return _lines(curve)
+    return _steps(curve) if _is_ablation(curve) else _points(curve)
 
 
 def _is_ablation(curve: Curve) -> bool:
@@ -303,8 +329,6 @@ def _steps(curve: Curve) -> Any:
 
 def _trade_off(results: Results) -> Curve | None:
     """What a merge costs and what it is worth, where merges were timed."""
-    from weft.evaluation.results import Series
-
     timed = [row for row in results.rows if "merge_seconds" in row.facts and _worth(results, row) > float("-inf")]
     if len(timed) < 2:
         return None
