@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from weft.algorithms.method import Method, Tensors
 from weft.algorithms.registry import METHODS
@@ -68,20 +68,22 @@ def _bounds(kind: type[Method], name: str) -> Mapping[str, Any]:
 
 def _options(annotation: Any) -> tuple[Any, ...]:
     """The values of a Literal."""
-    from typing import Literal
-
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-def statistics(method: str) -> tuple[str, ...]:
-    """The parameters of a method that are one file of tensors for each model and that data must be measured for.
+def statistics(method: str, known: Collection[str] = ()) -> tuple[str, ...]:
+    """The parameters of a method that are one file of tensors for each model, measured by a command of their name.
 
-    By the command that measures them, `weft NAME`, they are told from what a person may give besides, such as masks.
+    So `fisher`, which `weft fisher` measures, is told from what a person may give besides, such as a mask.
+
+    Args:
+        method: its name.
+        known: what is measured already, by whatever means.
     """
     from weft.cli.app import app
 
     commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    return tuple(name for name in files(method) if name in commands)
+    return tuple(name for name in files(method) if name in commands or name in known)
 
 
 def files(method: str) -> tuple[str, ...]:

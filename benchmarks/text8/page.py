@@ -49,6 +49,7 @@ def write(results: Results, file: Path) -> None:
         "## Leaderboard",
         *(f"![{title}]({folder.name}/{name})" for title, name in drawn.items() if title == pictures.BARS),
         markdown(*leaderboard(results)),
+        *warned(results),
         "## By task",
         markdown(*by_task(results)),
         HOW.format(**results.facts).rstrip(),
@@ -82,6 +83,14 @@ def leaderboard(results: Results) -> tuple[Sequence[str], list[list[str]]]:
             str(row.facts.get("data", "")), f"{merge:.1f}" if merge is not None else "",
         ])  # fmt: skip
     return header, lines
+
+
+def warned(results: Results) -> Iterator[str]:
+    """What Weft warned of while it merged."""
+    found = {f"* {row.name}: {text}" for row in results.rows for text in row.facts.get("warnings", ())}
+    if found:
+        yield "Warnings of these merges:"
+        yield "\n".join(sorted(found))
 
 
 def by_task(results: Results) -> tuple[Sequence[str], list[list[str]]]:

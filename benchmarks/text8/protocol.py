@@ -80,20 +80,23 @@ class Bench:
             experts=self.places.experts, ensemble=ensemble, dtype=self.dtype, cache=self.places.runs / "cache",
         )  # fmt: skip
 
-    def merged(self, method: str, settings: Settings, tasks: Sequence[str] = TASKS) -> tuple[Path, float]:
-        """Merge the experts of some tasks; the folder, and the seconds that it took."""
+    def merged(self, method: str, settings: Settings, tasks: Sequence[str] = TASKS) -> tuple[Path, weft.Report]:
+        """Merge the experts of some tasks; the folder, and what is told of the merge."""
         output = self.places.runs / f"merged-{os.getpid()}"
         parts = {"method": method, "base": str(self.places.base), "models": self._entries(method, tasks)}
         recipe = weft.load_recipe(_written(output.with_suffix(".yaml"), {**parts, "parameters": dict(settings)}))
-        report = weft.merge_to(recipe, output, overwrite=True, restart=True, workers=self.threads)
-        return output, report.seconds
+        return output, weft.merge_to(recipe, output, overwrite=True, restart=True, workers=self.threads)
 
     def _entries(self, method: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
-        wanted = grids.statistics(method)
+        wanted = self.wanted(method)
         return [
             {"path": str(self.places.expert(task)), "name": task, **{w: str(self.measured(w, task)) for w in wanted}}
             for task in tasks
         ]
+
+    def wanted(self, method: str) -> tuple[str, ...]:
+        """The statistics that a method needs and that can be measured, or are there."""
+        return grids.statistics(method, [folder.name for folder in self.places.statistics.glob("*")])
 
     def measured(self, kind: str, task: str) -> Path:
         """A statistic of a task's expert on its training data, as `weft fisher` or `weft gram` writes it; once."""
@@ -115,10 +118,11 @@ class Bench:
         tasks: Sequence[str] = TASKS,
     ) -> tuple[Results, Row]:  # fmt: skip
         """Merge, score, forget the merge."""
-        folder, seconds = self.merged(method, settings, tasks)
+        folder, report = self.merged(method, settings, tasks)
         results = self.scored({name: folder}, split, limit, tasks)
         row = results.rows[0]
-        facts = {"method": method, "settings": dict(settings), "merge_seconds": round(seconds, 3)}
+        facts = {"method": method, "settings": dict(settings), "merge_seconds": round(report.seconds, 3)}
+        facts |= {"warnings": list(report.warnings)} if report.warnings else {}
         return results, Row(row.name, row.scores, row.role, "", row.seconds, facts)
 
     def worth(self, method: str, settings: Settings) -> float:

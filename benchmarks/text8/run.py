@@ -95,7 +95,7 @@ def prepared(chosen: argparse.Namespace) -> Bench:
 
 def both(bench: Bench, method: str) -> Iterator[Row]:
     """A method's two rows: with its defaults, and tuned; none if it cannot be run without what nobody can measure."""
-    needed = grids.statistics(method)
+    needed = bench.wanted(method)
     began = time.monotonic()
     try:
         results, row = bench.scored_merge(method, {}, method)

@@ -88,6 +88,11 @@ class Places:
         """The folder with each task's head."""
         return self._of("heads")
 
+    @property
+    def statistics(self) -> Path:
+        """The folder with a folder for each kind of statistic."""
+        return self._of("statistics")
+
     def expert(self, task: str) -> Path:
         """A task's encoder."""
         return self.experts / task
@@ -98,7 +103,7 @@ class Places:
 
     def statistic(self, kind: str, task: str) -> Path:
         """What was measured of a task's expert."""
-        return self._of("statistics") / kind / f"{task}.safetensors"
+        return self.statistics / kind / f"{task}.safetensors"
 
     def state(self, task: str) -> Path:
         """What an interrupted training goes on from."""
