@@ -14,6 +14,9 @@ from weft.evaluation.results import Results, Row
 PROTOTYPE = {"experts": 1.0, "base": 0.829, "linear": 0.908, "task_arithmetic": 0.912, "ties": 0.925}
 """Means of the ratios to the experts that a prototype measured on seven of the tasks, 400 test examples each."""
 
+EXPECTED = (("linear", "task_arithmetic"), ("task_arithmetic", "ties"), ("linear", "fisher"), ("linear", "regmean"))
+"""What the papers claim of pairs of methods: the second is better."""
+
 HOW = """## How it is measured
 
 * **Model**: all-MiniLM-L6-v2 (22.7 million parameters), mean pooling, one linear head for each task.
@@ -32,8 +35,8 @@ HOW = """## How it is measured
 * **Scores** are accuracies on the whole test split, in matrix products of {dtype}. *Of experts* is the mean over tasks
   of a row's accuracy divided by the expert's. The ensemble averages the probabilities of all eight encoders under the
   task's head: eight times the cost of a merged model.
-* One seed is one training of the experts: differences of less than about half a point of the mean (binomial error of
-  some 8,500 test examples, tasks weighted alike) say nothing, and other seeds move figures by more than that.
+* A seed is one training of the experts. Differences of less than about half a point of the mean (binomial error of
+  some 8,500 test examples, tasks weighted alike) say nothing, and other seeds may move figures by more than that.
 """
 
 
@@ -44,7 +47,7 @@ def write(results: Results, file: Path) -> None:
     drawn = pictures.draw(results, folder)
     parts = [
         "# Benchmark: eight experts, one model",
-        f"Written by `make text8` from [{file.stem}.json]({file.stem}.json); seed {results.facts['seed']}, weft "
+        f"Written by `make text8` from [{file.stem}.json]({file.stem}.json); {_seeds(results)}, weft "
         f"{results.facts['weft']}. `weft report` makes an interactive page of the same file.",
         "## Leaderboard",
         *(f"![{title}]({folder.name}/{name})" for title, name in drawn.items() if title == pictures.BARS),
@@ -60,6 +63,11 @@ def write(results: Results, file: Path) -> None:
     file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def _seeds(results: Results) -> str:
+    seeds = results.facts["seeds"]
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"means over seeds {', '.join(map(str, seeds))}"
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; all columns but the first hold numbers."""
     rule = ["---", *["---:"] * (len(header) - 1)]
@@ -73,12 +81,14 @@ def ranked(results: Results) -> list[Row]:
 
 def leaderboard(results: Results) -> tuple[Sequence[str], list[list[str]]]:
     """One line for each row."""
-    header = ("", "of experts", "mean", "settings", "data", "merge, s")
+    several = len(results.facts["seeds"]) > 1
+    header = ("", "of experts", *(["between seeds"] if several else []), "mean", "settings", "data", "merge, s")
     lines = []
     for row in ranked(results):
         merge = row.facts.get("merge_seconds")
         lines.append([
-            row.name, _number(results.mean_share(row)), _number(results.mean(row)),
+            row.name, _number(results.mean_share(row)), *([f"± {row.facts['apart']:.3f}"] if several else []),
+            _number(results.mean(row)),
             plain(row.facts["settings"]) if "settings" in row.facts else "",
             str(row.facts.get("data", "")), f"{merge:.1f}" if merge is not None else "",
         ])  # fmt: skip
@@ -106,10 +116,9 @@ def _number(value: float | None) -> str:
 def judged(results: Results) -> Iterator[str]:
     """The ranking that the papers claim, held against the table."""
     shares = {row.name: results.mean_share(row) or 0.0 for row in results.rows}
-    expected = [("linear", "task_arithmetic"), ("task_arithmetic", "ties"), ("linear", "fisher")]
     lines = []
-    tuned = [(f"{low}, tuned", f"{high}, tuned") for low, high in expected]
-    for low, high in (*expected, *tuned):
+    tuned = [(f"{low}, tuned", f"{high}, tuned") for low, high in EXPECTED]
+    for low, high in (*EXPECTED, *tuned):
         if low in shares and high in shares:
             holds = "holds" if shares[low] < shares[high] else "**does not hold**"
             lines.append(f"* {low} ({shares[low]:.3f}) < {high} ({shares[high]:.3f}): {holds}")

@@ -41,7 +41,7 @@ class Budget:
 
     settings: int = 8
     examples: int = 250
-    measured: int = 256
+    measured: int = 128
     curve: int = 250
 
 

@@ -2,7 +2,7 @@
 
 Trains what is missing, merges with every method of the registry, untuned and tuned with the same small budget, scores
 everything on test, and writes docs/benchmark.json, docs/benchmark.md and its pictures. Interrupted, it goes on: models,
-statistics and scores that are known are not computed again.
+statistics and scores that are known are not computed again. The page is about all seeds that were run.
 
 Use: python benchmarks/text8/run.py --data FOLDER [--runs FOLDER] [--seed N] [--only ties,linear] [--dtype float32]
 """
@@ -19,6 +19,7 @@ import curves
 import grids
 import page
 from protocol import TASKS, Bench, plain
+from seeds import joined
 from training import Places, Settings, train, write_base
 
 import weft
@@ -48,9 +49,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, merge, score, tell."""
     chosen = arguments()
-    target = chosen.page.with_suffix(".json")
     if not chosen.draw:
-        run(chosen, target)
+        run(chosen, chosen.runs / f"results-{chosen.seed}.json")
+    found = [load_results(file) for file in sorted(chosen.runs.glob("results-*.json"))]
+    target = chosen.page.with_suffix(".json")
+    joined(found).save(target)
     page.write(load_results(target), chosen.page)
     tell(f"wrote {chosen.page}, {target}")
 

@@ -12,9 +12,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import weft
 from tests.cli.running import run
-from tests.evaluation.models import labelled, linear_head, llama, task
+from tests.evaluation.models import SENTENCES, jsonl, labelled, linear_head, llama, task
 from weft.cli.app import app
 from weft.errors import InputError
 from weft.evaluation.data import examples
@@ -61,6 +60,27 @@ def test_an_ensemble_averages_the_experts_probabilities(made: Path) -> None:
         several = [probabilities(made, made / "experts" / expert, name) for expert in ("colour", "size")]
         mean = np.mean([each.scores for each in several], axis=0)
         assert row.scores[name].score == pytest.approx(float((mean.argmax(1) == several[0].targets).mean()))
+
+
+def test_an_ensemble_of_likelihoods_averages_what_they_make_likely(tmp_path: Path) -> None:
+    """Of choices, and where one example has fewer than another."""
+    rows = [
+        {"question": f"w{k} w{2 * k}", "choices": [f"w{k + j}" for j in range(2 + k % 2)], "label": k % 2}
+        for k in range(8)
+    ]
+    for k, name in enumerate(["one", "two"]):
+        llama(tmp_path / "experts" / name, k)
+        jsonl(tmp_path / "data/test.jsonl", rows)
+        task(tmp_path / f"tasks/{name}.yaml", kind="multiple-choice", data={"folder": "../data"})
+    results = evaluate([], tmp_path / "tasks", experts=tmp_path / "experts", ensemble=True)
+    asked = examples(load_task(tmp_path / "tasks/one.yaml"), "test")
+    chances = np.zeros((8, 3))
+    for name in ("one", "two"):
+        scores = predict(open_model(tmp_path / "experts" / name, Device()), asked, Asking()).scores
+        chances += np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    right = float((chances.argmax(1) == [k % 2 for k in range(8)]).mean())
+    assert [row.role for row in results.rows] == ["experts", "ensemble"]
+    assert [score.score for score in results.rows[1].scores.values()] == [right, right]
 
 
 def test_without_experts_nothing_is_told_of_shares(made: Path) -> None:
@@ -251,8 +271,6 @@ def test_files_that_are_no_results(tmp_path: Path) -> None:
 
 
 def test_perplexities_have_no_mean_but_shares_have(tmp_path: Path) -> None:
-    from tests.evaluation.models import SENTENCES, jsonl
-
     for k, name in enumerate(["m", "experts/text"]):
         llama(tmp_path / name, k)
     jsonl(tmp_path / "data/text/test.jsonl", [{"text": text} for text in SENTENCES])
@@ -310,7 +328,3 @@ def test_the_command_as_a_person_types_it(made: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.splitlines()[2].startswith("merged")
     assert "merged on colour: 24" in done.stderr
-
-
-def test_evaluation_is_not_imported_with_weft() -> None:
-    assert "evaluate" not in dir(weft)

@@ -140,3 +140,52 @@ def test_an_expert_is_a_checkpoint_like_the_base(tmp_path: Path) -> None:
         "bias": [3],
     }
     assert json.loads((places.expert("toy") / "training.json").read_text())["seed"] == 2
+
+
+def seed_results(seed: int, ties: float) -> Any:
+    from curves import ABLATION, MODELS
+
+    from weft.evaluation.results import Column, Curve, Results, Row, Score, Series
+
+    def row(name: str, score: float, role: str = "model", **facts: Any) -> Row:
+        return Row(name, {"a": Score(score, {"accuracy": score}, score / 0.9)}, role, facts=facts)
+
+    ran = {"variant": "untuned", "method": "ties", "settings": {}, "data": "none", "merge_seconds": 1.5}
+    rows = [row("base", 0.5), row("linear", 0.6, **{**ran, "method": "linear"}), row("ties", ties, **ran)]
+    rows.append(row("experts", 0.9, "experts"))
+    curves = [
+        Curve(MODELS, "models", "y", [Series("ties", [2, 3], [ties, 0.5])]),
+        Curve(ABLATION, "", "y", [Series("TIES", [0.0], [ties]), Series("less", [0.0], [0.5])], points=True),
+    ]
+    facts = {"seed": seed, "weft": "0", "settings": 8, "examples": 250, "measured": 128, "dtype": "float32"}
+    return Results([Column("a", "classification", "accuracy")], rows, curves=curves, facts=facts)
+
+
+def test_seeds_are_averaged_and_their_distance_told() -> None:
+    from seeds import joined
+
+    both = joined([seed_results(0, 0.7), seed_results(1, 0.8)])
+    ties = next(row for row in both.rows if row.name == "ties")
+    assert ties.scores["a"].score == pytest.approx(0.75)
+    assert both.mean_share(ties) == pytest.approx(0.75 / 0.9)
+    assert ties.facts["apart"] == pytest.approx(0.1 / 0.9 / 2**0.5)
+    assert both.facts["seeds"] == [0, 1]
+    assert list(both.curves[0].series[0].y) == pytest.approx([0.75, 0.5])
+    assert joined([seed_results(0, 0.7)]).rows == seed_results(0, 0.7).rows
+
+
+@pytest.mark.parametrize(("ties", "verdict"), [(0.7, "holds"), (0.55, "**does not hold**")])
+def test_the_page_says_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ties: float, verdict: str
+) -> None:
+    import page
+    from seeds import joined
+
+    monkeypatch.setattr(page, "EXPECTED", (("linear", "ties"),))
+    page.write(joined([seed_results(0, ties)]), tmp_path / "benchmark.md")
+    text = (tmp_path / "benchmark.md").read_text()
+    assert f"* linear (0.667) < ties ({ties / 0.9:.3f}): {verdict}" in text
+    assert f"| ties | {ties / 0.9:.3f} | {ties:.3f} | defaults | none | 1.5 |" in text
+    assert f"| less | 0.500 | {0.5 - ties:+.3f} |" in text
+    drawn = {line.split("(benchmark/")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    assert drawn == {file.name for file in (tmp_path / "benchmark").iterdir()} == {"leaderboard.png", "models.png"}
