@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from weft.algorithms.method import Method, Tensors
-from weft.algorithms.registry import METHODS
+from weft.algorithms.registry import method as named
 
 Settings = Mapping[str, Any]
 FACTORS = (0.3, 0.5, 1.5)
@@ -35,7 +35,7 @@ class Choice:
 
 def choices(method: str) -> list[Choice]:
     """What is tuned of a method, the most promising first."""
-    kind = METHODS[method]
+    kind = named(method)
     found = [_choice(kind, name) for name in kind.model_fields if name not in LEFT_ALONE]
     return sorted((choice for choice in found if choice), key=lambda choice: choice.rank)
 
@@ -54,11 +54,14 @@ def _choice(kind: type[Method], name: str) -> Choice | None:
 def _numbers(kind: type[Method], name: str, default: float) -> Choice:
     bounds = _bounds(kind, name)
     if bounds.get("maximum") == 1.0:
-        values = {default / 2, default * 2 if default < 0.5 else (1 + default) / 2} - {default}
+        values = {_round(default / 2), _round(default * 2 if default < 0.5 else (1 + default) / 2)} - {default}
         return Choice(name, tuple(sorted(values)), 1)
-    if default < 1e-2:
-        return Choice(name, tuple(default * power for power in POWERS), 2)
-    return Choice(name, tuple(default * factor for factor in FACTORS), 0 if name == "scale" else 2)
+    factors, rank = (POWERS, 2) if default < 1e-2 else (FACTORS, 0 if name == "scale" else 2)
+    return Choice(name, tuple(_round(default * factor) for factor in factors), rank)
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}")
 
 
 def _bounds(kind: type[Method], name: str) -> Mapping[str, Any]:
@@ -88,7 +91,7 @@ def statistics(method: str, known: Collection[str] = ()) -> tuple[str, ...]:
 
 def files(method: str) -> tuple[str, ...]:
     """The parameters of a method that are one file of tensors for each model."""
-    kind = METHODS[method]
+    kind = named(method)
     return tuple(name for name in kind.model_fields if kind.is_per_model(name) and _is_file(kind, name))
 
 
