@@ -40,9 +40,10 @@ def test_what_is_tuned_of_ties_is_read_off_its_parameters() -> None:
 def test_everything_that_is_tried_is_something_that_the_method_takes(method: str) -> None:
     import grids
 
+    measured = dict.fromkeys(grids.files(method), "some.safetensors")
     for choice in grids.choices(method):
         for value in choice.values:
-            settled = weft.method(method).resolved(["a", "b"], common={choice.name: value})
+            settled = weft.method(method).resolved(["a", "b"], common={**measured, choice.name: value})
             assert getattr(settled, choice.name) in (value, (value, value))
             assert value != weft.method(method).model_fields[choice.name].default
 

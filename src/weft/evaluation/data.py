@@ -141,7 +141,7 @@ def _digest(rows: Sequence[Row]) -> str:
     for row in rows:
         for name, value in sorted(row.items()):
             content = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
-            hashed.update(f"{name} {len(content)} ".encode() + content)
+            hashed.update(f"{name} {getattr(value, 'size', '')} {len(content)} ".encode() + content)
     return hashed.hexdigest()
 
 

@@ -261,7 +261,7 @@ def _likelihoods(
         for row, ids, k in zip(scores, labels, places, strict=True):
             first = begins[k] - (0 if model.loaded.has_encoder else 1)
             chosen = row[: len(ids)].float().log_softmax(-1).gather(-1, ids.unsqueeze(-1))
-            rows.append(float(chosen[first:].double().sum()))
+            rows.append(float(chosen[first:].cpu().double().sum()))
         yield places, rows
         asking.advance(len(places))
 
