@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from tests.cli.running import run
-from tests.evaluation.models import SENTENCES, jsonl, labelled, linear_head, llama, task
+from tests.evaluation.models import SENTENCES, bert, jsonl, labelled, linear_head, llama, task
 from weft.cli.app import app
 from weft.errors import InputError
 from weft.evaluation.data import examples
@@ -328,3 +328,28 @@ def test_the_command_as_a_person_types_it(made: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.splitlines()[2].startswith("merged")
     assert "merged on colour: 24" in done.stderr
+
+
+def test_merging_leaves_heads_alone_and_evaluation_puts_each_task_s_own_on(tmp_path: Path) -> None:
+    """Experts with heads of different sizes in their checkpoints: the encoders are merged, the heads dropped."""
+    import weft
+
+    bert(tmp_path / "base", 0)
+    sizes = {"colour": 3, "size": 2}
+    for k, (name, classes) in enumerate(sizes.items()):
+        bert(tmp_path / "experts" / name, k + 1, "BertForSequenceClassification", num_labels=classes)
+        labelled(tmp_path / "data" / name, classes)
+        head = {"expert": f"../experts/{name}", "head": f"../experts/{name}"}
+        task(tmp_path / f"tasks/{name}.yaml", kind="classification", data={"folder": f"../data/{name}"}, **head)
+    experts = [str(tmp_path / "experts" / name) for name in sizes]
+    rules = [{"match": "classifier.*", "use": "drop"}]
+    weft.merge_to({"method": "linear", "models": experts, "rules": rules}, tmp_path / "merged")
+    results = evaluate([tmp_path / "merged"], tmp_path / "tasks")
+    tensors = [load_file(Path(path) / "model.safetensors") for path in experts]
+    for name, path, own in zip(sizes, experts, tensors, strict=True):
+        mixed = {n: sum(t[n] for t in tensors) / 2 if not n.startswith("classifier") else own[n] for n in own}
+        shutil.copytree(path, tmp_path / "by hand" / name)
+        save_file(mixed, tmp_path / "by hand" / name / "model.safetensors", {"format": "pt"})
+        by_hand = evaluate([tmp_path / "by hand" / name], tmp_path / f"tasks/{name}.yaml").rows[0].scores[name]
+        assert results.rows[0].scores[name].metrics == by_hand.metrics
+    assert [score.share for score in results.rows[1].scores.values()] == [1.0, 1.0]
