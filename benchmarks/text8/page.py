@@ -53,6 +53,7 @@ def write(results: Results, file: Path) -> None:
         *(f"![{title}]({folder.name}/{name})" for title, name in drawn.items() if title == pictures.BARS),
         markdown(*leaderboard(results)),
         *warned(results),
+        *left_out(results),
         "## By task",
         markdown(*by_task(results)),
         HOW.format(**results.facts).rstrip(),
@@ -101,6 +102,14 @@ def warned(results: Results) -> Iterator[str]:
     if found:
         yield "Warnings of these merges:"
         yield "\n".join(sorted(found))
+
+
+def left_out(results: Results) -> Iterator[str]:
+    """Methods without a row, and why."""
+    found = results.facts.get("left out", {})
+    if found:
+        yield "Left out, since they cannot merge eight models, or need what is not measured:"
+        yield "\n".join(f"* {method}: {why}" for method, why in sorted(found.items()))
 
 
 def by_task(results: Results) -> tuple[Sequence[str], list[list[str]]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import curves
@@ -24,7 +24,7 @@ from training import Places, Settings, train, write_base
 
 import weft
 from weft.errors import InputError
-from weft.evaluation.results import Results, Row, load_results
+from weft.evaluation.results import Column, Curve, Results, Row, load_results
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,28 +59,62 @@ def main() -> None:
 
 
 def run(chosen: argparse.Namespace, target: Path) -> None:
-    """Fill the leaderboard; what is known is saved after every method."""
+    """Fill the leaderboard: all methods untuned first, which takes least, then tuned, then what takes longest."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     bench = prepared(chosen)
-    kept = before(target) if chosen.only else {}
+    board = Board(bench, target, keep=bool(chosen.only))
+    board.add(*bench.scored({"base": bench.places.base}).rows)
     methods = chosen.only.split(",") if chosen.only else weft.methods()
-    first = bench.scored({"base": bench.places.base}, ensemble=True)
-    fixed = {row.name: row for row in first.rows}
-    rows: dict[str, Row] = {}
-    for method in methods:
-        rows |= {row.name: row for row in both(bench, method)}
-        everything = {**{name: row for name, row in kept.items() if name not in fixed}, **rows}
-        leaderboard(first, [fixed["base"], *everything.values(), fixed["ensemble"], fixed["experts"]], bench).save(
-            target
-        )
+    ran = [method for method in methods if untuned(board, method)]
+    for method in ran:
+        tuned(board, method)
+    board.add(bench.scored({}, ensemble=True).rows[-1])
     if not chosen.no_curves:
-        found = load_results(target)
-        leaderboard(found, found.rows, bench, curves.all_of(bench, found)).save(target)
+        board.draw(curves.all_of(bench, board.results()))
 
 
-def before(target: Path) -> dict[str, Row]:
-    """The rows of an earlier run."""
-    return {row.name: row for row in load_results(target).rows} if target.is_file() else {}
+class Board:
+    """The leaderboard in the making; saved whenever something is added.
+
+    Args:
+        bench: the benchmark.
+        target: the file.
+        keep: whether what an earlier run put there is kept.
+    """
+
+    def __init__(self, bench: Bench, target: Path, keep: bool) -> None:
+        self.bench, self.target = bench, target
+        before = load_results(target) if keep and target.is_file() else None
+        self.rows = {row.name: row for row in before.rows} if before else {}
+        self.curves = list(before.curves) if before else []
+        self.left_out = dict(before.facts.get("left out", {})) if before else {}
+
+    def add(self, *rows: Row) -> None:
+        """Put rows on it, in the place of those of the same name."""
+        self.rows |= {row.name: Row(row.name, row.scores, row.role, "", row.seconds, row.facts) for row in rows}
+        self.results().save(self.target)
+
+    def leave_out(self, method: str, why: str) -> None:
+        """Note why a method has no row."""
+        tell(f"{method} is left out: {why}")
+        self.left_out[method] = why.splitlines()[0]
+        self.results().save(self.target)
+
+    def draw(self, found: Sequence[Curve]) -> None:
+        """Put curves in the place of those before."""
+        self.curves = list(found)
+        self.results().save(self.target)
+
+    def results(self) -> Results:
+        """All of it."""
+        budget, places = self.bench.budget, self.bench.places
+        facts = {
+            "seed": places.seed, "dtype": self.bench.dtype, "weft": weft.__version__, "settings": budget.settings,
+            "examples": budget.examples, "measured": budget.measured, "curve": budget.curve, "left out": self.left_out,
+        }  # fmt: skip
+        columns = [Column(task, "classification", "accuracy") for task in TASKS]
+        title = "text8: eight text-classification tasks"
+        return Results(columns, list(self.rows.values()), "test", title, self.curves, facts)
 
 
 def prepared(chosen: argparse.Namespace) -> Bench:
@@ -96,40 +130,39 @@ def prepared(chosen: argparse.Namespace) -> Bench:
     return Bench(chosen.data, places, dtype=chosen.dtype, threads=chosen.threads, tell=tell)
 
 
-def both(bench: Bench, method: str) -> Iterator[Row]:
-    """A method's two rows: with its defaults, and tuned; none if it cannot be run without what nobody can measure."""
-    needed = bench.wanted(method)
-    began = time.monotonic()
+def untuned(board: Board, method: str) -> bool:
+    """A method's row with its defaults; whether it could be run."""
+    bench = board.bench
     try:
         results, row = bench.scored_merge(method, {}, method)
     except InputError as error:
-        tell(f"{method} is left out: {error}")
-        return
-    data = f"{bench.budget.measured} training examples a task" if needed else "none"
-    yield told(row, "untuned", data)
+        board.leave_out(method, str(error))
+        return False
+    board.add(told(row, "untuned", measured(bench, method) or "none"))
     tell(f"{method}: {results.mean(row):.4f}, {results.mean_share(row):.4f} of the experts")
+    return True
+
+
+def tuned(board: Board, method: str) -> None:
+    """A method's row with the settings that were best on validation."""
+    bench, began = board.bench, time.monotonic()
     best, worth, tried = grids.search(method, bench.budget.settings, lambda s: bench.worth(method, s))
     results, row = bench.scored_merge(method, best, f"{method}, tuned")
-    more = f"{bench.budget.examples} validation examples a task"
-    row = told(row, "tuned", f"{data}; {more}" if needed else more)
+    data = f"{bench.budget.examples} validation examples a task"
+    row = told(row, "tuned", "; ".join(filter(None, (measured(bench, method), data))))
     facts = {**row.facts, "tried": tried, "validation": worth, "tuning_seconds": round(time.monotonic() - began, 1)}
-    yield Row(row.name, row.scores, row.role, "", row.seconds, facts)
+    board.add(Row(row.name, row.scores, row.role, "", row.seconds, facts))
     tell(f"{method}, tuned ({plain(best)}): {results.mean(row):.4f}, {results.mean_share(row):.4f} of the experts")
+
+
+def measured(bench: Bench, method: str) -> str:
+    """Which data a method's statistics come from."""
+    return f"{bench.budget.measured} training examples a task" if bench.wanted(method) else ""
 
 
 def told(row: Row, variant: str, data: str) -> Row:
     """The row with what it was made of."""
     return Row(row.name, row.scores, row.role, "", row.seconds, {**row.facts, "variant": variant, "data": data})
-
-
-def leaderboard(like: Results, rows: Sequence[Row], bench: Bench, found: Sequence[curves.Curve] = ()) -> Results:
-    """All rows as one table."""
-    facts = {
-        "seed": bench.places.seed, "dtype": bench.dtype, "weft": weft.__version__, "settings": bench.budget.settings,
-        "examples": bench.budget.examples, "measured": bench.budget.measured, "curve": bench.budget.curve,
-    }  # fmt: skip
-    rows = [Row(r.name, r.scores, r.role, "", r.seconds, r.facts) for r in rows]
-    return Results(like.tasks, rows, "test", "text8: eight text-classification tasks", found or like.curves, facts)
 
 
 def tell(text: str) -> None:
