@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS ?= runs/peers
 
-.PHONY: demo test fast long soak reliability replay docs check bench peers fuzz format clean
+.PHONY: demo test fast long soak reliability replay docs check bench peers text8 fuzz format clean
 
 demo: $(READY) ## train, fine-tune, merge and compare on real digits
 	$(BIN)/python examples/digits.py
@@ -44,6 +44,9 @@ bench: $(READY) ## speed and memory, as ratios to a floor measured in the same r
 
 peers: $(READY) $(PEERS)/.ready ## the same merges by mergekit and by a plain torch loop; takes minutes
 	$(BIN)/python benchmarks/bench.py --peers $(PEERS)/bin/mergekit-yaml $(if $(QUICK),--quick)
+
+text8: $(READY) ## train eight experts, merge them with every method, score them on real tasks; DATA is their folder
+	$(BIN)/python benchmarks/text8/run.py --data $(DATA) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 MINUTES ?= 10
 
