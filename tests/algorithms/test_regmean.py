@@ -14,6 +14,7 @@ from tests.references import mats as reference
 from tests.references import regmean as regression
 
 REGMEAN, MATS = cases("regmean"), cases("mats")
+TO_THE_END = {"tolerance": 1e-14, "iterations": 1000}
 STEPS = [c for c in MATS.values() if c.entry["functions"][0].endswith("conjugateGradient_fisherMerging")]
 
 
@@ -231,6 +232,28 @@ def test_files_by_the_names_of_modules_are_refused() -> None:
 def test_what_is_missing_is_told(method: str, options: dict[str, Any], problem: str) -> None:
     with pytest.raises(weft.InputError, match=problem):
         weft.merge([{"w": np.ones((3, 2))}] * 2, method=method, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "regmean"}, {"method": "mats", **TO_THE_END}, {"method": "mats", **TO_THE_END, "objective": "kfac"}],
+)
+def test_layers_that_keep_inputs_by_outputs(options: dict[str, Any]) -> None:
+    """GPT-2: the same as of the transposed weights, if they are named; square ones too."""
+    rng = np.random.default_rng(0)
+    models = [{f"c_fc.{k}": rng.standard_normal((5, n)) for k, n in enumerate((3, 5))} for _ in range(2)]
+    upright = [{name: t.T for name, t in model.items()} for model in models]
+    grams = []
+    for seed in range(2):
+        inputs, outputs = gram_of(seed, upright[0]), gram_of(seed + 5, models[0])
+        grams.append(inputs | {f"{name}@gradients": t for name, t in outputs.items()})
+    ours = weft.merge(models, gram=grams, transposed=["c_fc.*"], **options)
+    exact = weft.merge(upright, gram=grams, **options)
+    for name, t in exact.items():
+        np.testing.assert_allclose(ours[name], t.T, rtol=1e-8, atol=1e-10)
+    with pytest.raises(weft.InputError) as caught:
+        weft.merge(models, gram=grams, **options)
+    assert "name them in `transposed`" in caught.value.problems[0].remedy
 
 
 def test_a_model_without_weight_needs_no_gram() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import fsum, prod
 from typing import Annotated, Any, ClassVar, Literal, final
 
@@ -11,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from weft.algorithms.linear import weighted_average
 from weft.algorithms.method import Fraction, Law, Method, NonNegative, PerModel, Tensors, parameter
 from weft.algorithms.program import Program
-from weft.algorithms.regmean import gram_of_inputs
-from weft.algorithms.whole import Beside, Shape, Whole, computing_with_torch, is_matrix
+from weft.algorithms.regmean import TRANSPOSED, gram_of_inputs
+from weft.algorithms.whole import Beside, Shape, Whole, computing_with_torch, is_matrix, is_named
 
 
 def _has_numbers(shape: Shape) -> bool:
@@ -23,8 +24,9 @@ def _is_vector_or_matrix(shape: Shape) -> bool:
     return len(shape) in (1, 2) and _has_numbers(shape)
 
 
-def _gram_of_outputs(shape: Shape) -> Shape:
-    return (shape[0], shape[0])
+def _gram_of_outputs(name: str, shape: Shape, transposed: Sequence[str]) -> Shape:
+    side = shape[-1] if is_named(name, transposed) else shape[0]
+    return (side, side)
 
 
 _APPLIES = {"identity": _has_numbers, "fisher": _has_numbers, "gram": _is_vector_or_matrix, "kfac": is_matrix}
@@ -85,6 +87,8 @@ class Mats(Method):
     iterations: Annotated[int, Field(ge=0)] = parameter(100, "steps at most")
     tolerance: NonNegative = parameter(1e-5, "residual, in lengths of the right side, at which it stops")
 
+    transposed: tuple[str, ...] = parameter((), "patterns of weights that are stored as inputs x outputs")
+
     @field_validator("start")
     @classmethod
     def _a_place_or_a_merge(cls, value: Any) -> Any:
@@ -116,7 +120,12 @@ class Mats(Method):
             "fisher": mats.mats_fisher,
             "identity": mats.mats_identity,
         }
-        options = {"iterations": self.iterations, "tolerance": self.tolerance, "off_diagonal": self.off_diagonal}
+        options: dict[str, Any] = {
+            "iterations": self.iterations,
+            "tolerance": self.tolerance,
+            "off_diagonal": self.off_diagonal,
+        }
+        options |= {"transposed": partial(is_named, patterns=self.transposed)}
         renamed = {"origin": "base"} if isinstance(self.start, str) and self.start == "base" else {}
         whole = Whole(functions[self.objective], _APPLIES[self.objective], mats.mats_bytes, options, renamed)
         auxiliary, beside = self._beside()
@@ -133,12 +142,13 @@ class Mats(Method):
         """The tensors beside the models, from where and of what shape."""
         gram, fisher = (tuple(f if w else None for f, w in zip(of, self.weight)) for of in (self.gram, self.fisher))
         every: dict[str, tuple[Any, Beside]] = {
-            "gram": (gram, Beside(shape=gram_of_inputs)),
+            "gram": (gram, Beside(shape=partial(gram_of_inputs, transposed=self.transposed), hint=TRANSPOSED)),
             "fisher": (fisher, Beside()),
         }
         chosen = {argument: every[argument] for argument in self._measured()}
         if self.objective == "kfac":
-            chosen["gradients"] = (gram, Beside(suffix="@gradients", shape=_gram_of_outputs))
+            shape = partial(_gram_of_outputs, transposed=self.transposed)
+            chosen["gradients"] = (gram, Beside(suffix="@gradients", shape=shape, hint=TRANSPOSED))
         if not (isinstance(self.start, str) and self.start in _STARTS):
             chosen["origin"] = (self.start, Beside(optional=False))
         return {a: source for a, (source, _) in chosen.items()}, {a: beside for a, (_, beside) in chosen.items()}

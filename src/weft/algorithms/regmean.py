@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from math import fsum
 from typing import Annotated, Any, ClassVar, final
 
@@ -10,17 +12,21 @@ from pydantic import model_validator
 from weft.algorithms.linear import weighted_average
 from weft.algorithms.method import Fraction, Law, Method, NonNegative, PerModel, Tensors, parameter
 from weft.algorithms.program import Program
-from weft.algorithms.whole import Beside, Shape, Whole, computing_with_torch, is_matrix
+from weft.algorithms.whole import Beside, Shape, Whole, computing_with_torch, is_matrix, is_named
+
+TRANSPOSED = "of a GPT-2, whose layers keep inputs x outputs, name them in `transposed`; else it is of another model"
+"""What to do about a Gram matrix of another shape."""
 
 
-def gram_of_inputs(shape: Shape) -> Shape:
+def gram_of_inputs(name: str, shape: Shape, transposed: Sequence[str]) -> Shape:
     """The shape of the Gram matrix of the inputs of a layer.
 
     Example:
-        >>> gram_of_inputs((3, 5)), gram_of_inputs((5,))
-        ((5, 5), (5, 5))
+        >>> gram_of_inputs("w", (3, 5), []), gram_of_inputs("w", (3, 5), ["w"]), gram_of_inputs("w", (5,), [])
+        ((5, 5), (3, 3), (5, 5))
     """
-    return (shape[-1], shape[-1])
+    side = shape[0] if is_named(name, transposed) else shape[-1]
+    return (side, side)
 
 
 @final
@@ -34,7 +40,8 @@ class RegMean(Method):
         W = \Bigl( \sum_i w_i W_i G_i \Bigr) \Bigl( \sum_i w_i G_i \Bigr)^{-1}
 
     A Gram matrix goes by the name of its layer's weight (outputs x inputs) and is inputs x inputs. Tensors without one
-    are averaged, and so are, with a warning, those that only some models have one for. Computed in float64.
+    are averaged, and so are, with a warning, those that only some models have one for. Computed in float64. Layers that
+    keep their weights as inputs x outputs (GPT-2's Conv1D) must be named by `transposed`.
 
     Where the data of no model move some inputs, or some mixtures of them, the sum has no inverse; the official codes
     stop, or set the weights of such inputs to zero. Here these directions are averaged, and it is told how many tensors
@@ -64,6 +71,8 @@ class RegMean(Method):
     weight: PerModel[NonNegative] = parameter(1.0, "factor of each model")
     off_diagonal: Fraction = parameter(0.9, "factor of the Gram matrices off their diagonals")
 
+    transposed: tuple[str, ...] = parameter((), "patterns of weights that are stored as inputs x outputs")
+
     @model_validator(mode="after")
     def _everybody_who_counts_has_a_gram(self) -> RegMean:
         if not any(self.weight):
@@ -77,11 +86,12 @@ class RegMean(Method):
         """Matrices with a Gram matrix whole; the weighted average for everything else."""
         with computing_with_torch(self.name):
             from weft.matrices.regmean import regmean, regmean_bytes
+        options = {"off_diagonal": self.off_diagonal, "transposed": partial(is_named, patterns=self.transposed)}
         return Program(
             weighted_average,
             values={"weight": self.weight, "mass": fsum(self.weight)},
             auxiliary={"gram": tuple(g if w else None for g, w in zip(self.gram, self.weight))},
             relative=True,
-            whole=Whole(regmean, is_matrix, regmean_bytes, {"off_diagonal": self.off_diagonal}),
-            beside={"gram": Beside(shape=gram_of_inputs)},
+            whole=Whole(regmean, is_matrix, regmean_bytes, options),
+            beside={"gram": Beside(shape=partial(gram_of_inputs, transposed=self.transposed), hint=TRANSPOSED)},
         )

@@ -26,7 +26,7 @@ class Whole:
             Tensors are float32, float64 if an input is, and have their shapes: `base`; `tuned`, one for each model
             (None for a model that lacks the tensor; its weight is 0 then); `merged`, what the method made of it, for
             a step after a method; the tensors beside the models, by the program's names, one or one for each model,
-            None where there is none; the program's numbers; the step's own `options`; `tell` and `measure`.
+            None where there is none; the program's numbers; the step's own `options`; `name`, `tell` and `measure`.
         applies: which shapes it is for. Tensors of other shapes are computed by the program's `element`.
         working: from the shape, the number of models and the bytes of a number to the bytes that the function takes at
             most, beside its inputs and what it returns.
@@ -50,7 +50,7 @@ class Whole:
             >>> step.is_for(["a.weight"], (2, 3)), step.is_for(["text_projection.weight"], (2, 3))
             (True, False)
         """
-        return self.applies(shape) and not any(fnmatchcase(name, p) for name in names for p in self.excluded)
+        return self.applies(shape) and not any(is_named(name, self.excluded) for name in names)
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,25 @@ class Beside:
 
     Attributes:
         suffix: what their names add to the models'.
-        shape: from a tensor's shape to that of what stands beside it.
+        shape: from a tensor's name and shape to the shape of what stands beside it.
         optional: whether a tensor without one is computed by `element`, and not an error.
+        hint: what to do where the shape is another.
     """
 
     suffix: str = ""
-    shape: Callable[[Shape], Shape] = tuple
+    shape: Callable[[str, Shape], Shape] = lambda name, shape: shape
     optional: bool = True
+    hint: str = "it belongs to another model"
+
+
+def is_named(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name fits one of some patterns.
+
+    Example:
+        >>> is_named("h.0.attn.c_attn.weight", ["*lm_head*", "*.c_attn.*"])
+        True
+    """
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def is_matrix(shape: Shape) -> bool:

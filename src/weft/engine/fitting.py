@@ -106,12 +106,12 @@ class Fitting:
 
 
 def _checked(name: str, spec: TensorSpec, operand: Operand, beside: Beside, checkpoint: Checkpoint, of: str) -> Operand:
-    shape = tuple(beside.shape(spec.shape))
+    shape = beside.shape(name, spec.shape)
     if operand.spec.shape != shape or operand.spec.dtype.kind is not Kind.FLOAT:
         where = of if of == checkpoint.label else f"{of} ({checkpoint.label})"
         what = f"{where}: tensor {operand.spec.name!r} is {operand.spec}"
         wanted = f"; a tensor {name!r} of shape {list(spec.shape)} needs {list(shape)}"
-        raise TensorError(f"{what}{wanted}", "it belongs to another model")
+        raise TensorError(f"{what}{wanted}", beside.hint)
     return operand
 
 

@@ -275,7 +275,8 @@ def _changes(scope: Scope, work: Work, values: Values, inputs: _Inputs, device: 
 
 
 def _applied(step: Whole, work: Work, values: Values, tensors: Mapping[Key, Any], merged: Any, found: Findings) -> Any:
-    given = {"merged": merged, "tell": found.tell, "measure": found.measure, **values, **step.options}
+    said = {"name": work.spec.name, "tell": found.tell, "measure": found.measure}
+    given = {"merged": merged, **said, **values, **step.options}
     asked = {name: step.renamed.get(name, name) for name in arguments(step.function)}
     every = {name: given[as_] if as_ in given else _of(as_, work, tensors) for name, as_ in asked.items()}
     try:

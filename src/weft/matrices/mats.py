@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from weft.matrices.deltas import summed, with_weight
-from weft.matrices.regmean import shrunk
+from weft.matrices.regmean import shrunk, upright
 
 Measure = Callable[[str, float], None]
 Operator = Callable[[Tensor], Tensor]
@@ -64,6 +64,8 @@ def mats_gram(
     origin: Tensor | None,
     iterations: int,
     tolerance: float,
+    name: str,
+    transposed: Callable[[str], bool],
     measure: Measure,
 ) -> Tensor:
     """C is the Gram matrix of a layer's inputs, for each output; or the whole Fisher matrix of a vector.
@@ -76,17 +78,23 @@ def mats_gram(
         origin: as the others, as for `mats_identity`.
         iterations: how many at most.
         tolerance: where it stops.
+        name: of the tensor.
+        transposed: from a name to whether such tensors are inputs x outputs.
         measure: hears the residual.
 
     Example:
         >>> a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]])
         >>> g, h = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> merged = mats_gram((a, b), (g, h), (1.0, 1.0), 1.0, None, 100, 1e-10, lambda name, value: None)
+        >>> how = {"origin": None, "iterations": 100, "tolerance": 1e-10, "name": "w", "transposed": lambda name: False}
+        >>> merged = mats_gram((a, b), (g, h), (1.0, 1.0), 1.0, **how, measure=lambda name, value: None)
         >>> [round(x, 6) for x in merged[0].tolist()]
         [1.5, 2.0]
     """
     operators = [_on_the_right(shrunk(g, off_diagonal)) for g in with_weight(gram, weight)]
-    return _merged(tuned, weight, operators, origin, iterations, tolerance, measure)
+    turned = transposed(name)
+    models = [t if t is None else upright(t, turned) for t in tuned]
+    start = origin if origin is None else upright(origin, turned)
+    return upright(_merged(models, weight, operators, start, iterations, tolerance, measure), turned)
 
 
 def mats_kfac(
@@ -98,6 +106,8 @@ def mats_kfac(
     origin: Tensor | None,
     iterations: int,
     tolerance: float,
+    name: str,
+    transposed: Callable[[str], bool],
     measure: Measure,
 ) -> Tensor:
     """C is the Kronecker product of the Gram matrices of a layer's inputs and of the gradients of its outputs.
@@ -111,11 +121,16 @@ def mats_kfac(
         origin: as the others, as for `mats_identity`.
         iterations: how many at most.
         tolerance: where it stops.
+        name: of the tensor.
+        transposed: from a name to whether such tensors are inputs x outputs.
         measure: hears the residual.
     """
     pairs = zip(with_weight(gram, weight), with_weight(gradients, weight), strict=True)
     operators = [_on_both_sides(shrunk(b, off_diagonal), shrunk(a, off_diagonal)) for a, b in pairs]
-    return _merged(tuned, weight, operators, origin, iterations, tolerance, measure)
+    turned = transposed(name)
+    models = [t if t is None else upright(t, turned) for t in tuned]
+    start = origin if origin is None else upright(origin, turned)
+    return upright(_merged(models, weight, operators, start, iterations, tolerance, measure), turned)
 
 
 def _times(diagonal: Tensor) -> Operator:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ def regmean(
     gram: tuple[Tensor | None, ...],
     weight: tuple[float, ...],
     off_diagonal: float,
+    name: str,
+    transposed: Callable[[str], bool],
     tell: Tell,
 ) -> Tensor:
     """The W that minimises the sum of w tr (W - W_i) G_i (W - W_i)', in float64.
@@ -29,24 +33,32 @@ def regmean(
         gram: of the inputs of each model, inputs x inputs.
         weight: of each model.
         off_diagonal: factor of the Gram matrices off their diagonals.
+        name: of the tensor.
+        transposed: from a name to whether such tensors are inputs x outputs.
         tell: hears of Gram matrices without full rank.
 
     Example:
         >>> a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]])
         >>> g, h = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> regmean((a, b), (g, h), (1.0, 1.0), 1.0, print).tolist()
+        >>> regmean((a, b), (g, h), (1.0, 1.0), 1.0, "w", lambda name: False, print).tolist()
         [[1.5, 2.0]]
     """
     weights = [w for w in weight if w != 0.0]
     stored = with_weight(gram, weight)[0].dtype
-    models = [model.double() for model in with_weight(tuned, weight)]
+    turned = transposed(name)
+    models = [upright(model, turned).double() for model in with_weight(tuned, weight)]
     grams = [w * shrunk(g, off_diagonal) for w, g in zip(weights, with_weight(gram, weight), strict=True)]
     average = summed([w / sum(weights) * model for w, model in zip(weights, models, strict=True)])
     wanted = summed([(model - average) @ g for model, g in zip(models, grams, strict=True)])
     change, is_full = solved(summed(grams), wanted.T, stored)
     if not is_full:
         tell(_DEFICIENT)
-    return average + change.T
+    return upright(average + change.T, turned)
+
+
+def upright(matrix: Tensor, turned: bool) -> Tensor:
+    """The transpose of a matrix that is turned."""
+    return matrix.T if turned else matrix
 
 
 def shrunk(gram: Tensor, off_diagonal: float) -> Tensor:
