@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS ?= runs/peers
 
-.PHONY: demo test fast long soak reliability replay check bench peers fuzz format clean
+.PHONY: demo test fast long soak reliability replay docs check bench peers text8 fuzz format clean
 
 demo: $(READY) ## train, fine-tune, merge and compare on real digits
 	$(BIN)/python examples/digits.py
@@ -30,6 +30,9 @@ reliability: $(READY) ## the figures of docs/reliability.md, in an hour or two; 
 replay: $(READY) ## put the hashes of all merges on record anew, after a change of bits that is meant
 	$(BIN)/python -m tests.test_replay
 
+docs: $(READY) ## docs/methods/, a page for every method, from its class
+	$(BIN)/python docs/make_methods.py
+
 check: $(READY) ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +44,9 @@ bench: $(READY) ## speed and memory, as ratios to a floor measured in the same r
 
 peers: $(READY) $(PEERS)/.ready ## the same merges by mergekit and by a plain torch loop; takes minutes
 	$(BIN)/python benchmarks/bench.py --peers $(PEERS)/bin/mergekit-yaml $(if $(QUICK),--quick)
+
+text8: $(READY) ## train eight experts, merge them with every method, score them on real tasks; DATA is their folder
+	$(BIN)/python benchmarks/text8/run.py --data $(DATA) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 MINUTES ?= 10
 

@@ -60,6 +60,9 @@ def _llama(quick: bool) -> Workload:
             weft(folder, "ties", ALL, "scope=tensor", memory="256MB"),
             weft(folder, "ties", ALL),
             weft(folder, "ties", ALL, memory="256MB"),
+            weft(folder, "dare", ALL),
+            weft(folder, "della", ALL),
+            weft(folder, "breadcrumbs", ALL),
             replace(_torch(folder, "linear"), once=True),
         ]
 
@@ -82,10 +85,12 @@ def peers(quick: bool, mergekit: str) -> Workload:
             weft(folder, "linear", TUNED),
             weft(folder, "ties", ALL, "scope=tensor"),
             weft(folder, "ties", ALL),
+            weft(folder, "dare", ALL, "rescale=l1"),
+            weft(folder, "della", ALL, "rescale=l1"),
+            weft(folder, "breadcrumbs", ALL, "scope=tensor"),
             _torch(folder, "linear"),
             _torch(folder, "ties"),
-            _mergekit(folder, mergekit, "linear"),
-            _mergekit(folder, mergekit, "ties"),
+            *(_mergekit(folder, mergekit, method) for method in _THEIRS),
         ]
 
     title = f"{_llama_title(quick)}, bfloat16: others beside Weft"
@@ -261,7 +266,7 @@ def weft(
     output = folder / "out"
     given = [part for each in parameters for part in ("-p", each)]
     command = ("merge", "-q", "-m", method, "-o", str(output), "--memory", memory, *given, *_based(folder, inputs))
-    scope = [each.replace("=", ": ") for each in parameters if each.startswith("scope")]
+    scope = [each.replace("=", ": ") for each in parameters if each.startswith(("scope", "rescale"))]
     if method == "ties":
         scope = scope or ["scope: model"]
     label = ", ".join([f"weft {method}", *scope, *([memory] if memory != "2GiB" else [])])
@@ -270,8 +275,23 @@ def weft(
     return Contender(label, _python("weft", *command), output, _floor_name(read), BUDGETS[memory], _bytes(files))
 
 
-_TRIMMED = {"linear": "linear", "ties": "ties, scope: tensor"}
-"""What others' methods are in Weft's words: they trim tensor by tensor."""
+_TRIMMED = {
+    "linear": "linear",
+    "ties": "ties, scope: tensor",
+    "dare_linear": "dare, rescale: l1",
+    "della": "della, rescale: l1",
+    "breadcrumbs": "breadcrumbs, scope: tensor",
+}
+"""What others' methods are in Weft's words: they trim, and rescale, tensor by tensor."""
+
+_THEIRS: dict[str, dict[str, float]] = {
+    "linear": {},
+    "ties": {"density": 0.2},
+    "dare_linear": {"density": 0.5},
+    "della": {"density": 0.7, "epsilon": 0.07},
+    "breadcrumbs": {"density": 0.15, "gamma": 0.006},
+}
+"""mergekit's methods, with Weft's defaults."""
 
 
 def _torch(folder: Path, method: str) -> Contender:
@@ -283,15 +303,15 @@ def _torch(folder: Path, method: str) -> Contender:
 
 
 def _mergekit(folder: Path, command: str, method: str) -> Contender:
-    parameters = {"density": 0.2, "weight": 1.0} if method == "ties" else {"weight": 1.0}
+    parameters = {**_THEIRS[method], "weight": 1.0}
     entries = [{"model": str(folder / name), "parameters": parameters} for name in TUNED]
     config = {"merge_method": method, "models": entries, "dtype": "bfloat16"}
-    if method == "ties":
+    if method != "linear":
         config["base_model"] = str(folder / "base")
     recipe, output = folder / f"mergekit-{method}.yaml", folder / "mergekit"
     recipe.write_text(json.dumps(config))
     line = (command, str(recipe), str(output), "--no-copy-tokenizer")
-    floor_name = _floor_name(ALL if method == "ties" else TUNED)
+    floor_name = _floor_name(TUNED if method == "linear" else ALL)
     return Contender(f"mergekit {_TRIMMED[method]}", line, output, floor_name, once=True)
 
 

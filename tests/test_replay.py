@@ -35,7 +35,7 @@ import pytest
 
 import weft
 from tests.long.saving import given
-from tests.long.variants import SIZES, VARIANTS, chance, checkpoints, parameters
+from tests.long.variants import SIZES, VARIANTS, as_many, chance, checkpoints, parameters
 from weft.algorithms.linear import weighted_average
 from weft.kernels.compiler import Input, Loop, compiled
 from weft.kernels.dtypes import BFLOAT16, FLOAT32, FLOAT64
@@ -47,7 +47,12 @@ DTYPES = ("float32", "bfloat16", "float16", "float64", "mixed", "float8_e4m3fn")
 FEW = ("float32", "bfloat16")
 """For variants beside the defaults: each costs a compilation."""
 
-MACHINE_DEPENDENT: Mapping[str, str] = {}
+_MATRICES = "BLAS adds in an order of its own"
+_ANGLES = "angles come from the C library"
+MACHINE_DEPENDENT: Mapping[str, str] = {
+    **dict.fromkeys(("tsv", "iso_c", "iso_cts", "wudi", "svc", "regmean", "mats", "arcee_fusion"), _MATRICES),
+    **dict.fromkeys(("slerp", "karcher", "model_stock"), _ANGLES),
+}
 """Methods whose bits may differ between machines, with the reason."""
 
 GROUPS = [
@@ -64,7 +69,7 @@ def replayed(name: str, way: str, dtype: str) -> dict[str, str]:
 
 
 def merged(name: str, way: str, dtype: str, size: str) -> dict[str, Any]:
-    models = checkpoints(SIZES[size], dtype)
+    models = as_many(name, checkpoints(SIZES[size], dtype))
     base, *tuned = (given(replace(model, form="numpy"), Path()) for model in models)
     return weft.merge(tuned, base=base, method=name, workers=2, **parameters(name, way, models))
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import weft
-from tests.drawing import StateDict
+from tests.drawing import StateDict, base_and_tuned
 
 seeds = st.integers(0, 2**32 - 1)
 counts = st.sampled_from([1, 3])
@@ -20,7 +20,14 @@ few = settings(max_examples=12, deadline=None)
 
 def state(*values: float) -> StateDict:
     """A model of one tensor."""
-    return {"w": np.array(values)}
+    return {"w": np.array(values, np.float64)}
+
+
+def models_of(seed: int, count: int, tied: bool = False) -> tuple[StateDict, list[StateDict]]:
+    """A base and models, without the tensor that holds nothing and of which some references cannot take the length."""
+    base, tuned = base_and_tuned(seed, count, tied=tied)
+    base, *tuned = ({name: t for name, t in model.items() if t.size} for model in (base, *tuned))
+    return base, tuned
 
 
 def merged(method: str, base: StateDict | None, models: list[StateDict], **options: Any) -> StateDict:

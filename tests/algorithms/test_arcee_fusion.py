@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from tests.algorithms.comparing import assert_close, few, merged, seeds
-from tests.drawing import base_and_tuned
+from tests.algorithms.comparing import assert_close, few, merged, models_of, seeds
 from tests.references.blends import arcee_fusion
 
 torch = pytest.importorskip("torch")
@@ -16,7 +15,7 @@ torch = pytest.importorskip("torch")
 @few
 @given(seeds)
 def test_the_reference(seed: int) -> None:
-    base, tuned = base_and_tuned(seed, 1)
+    base, tuned = models_of(seed, 1)
     assert_close(merged("arcee_fusion", base, tuned), arcee_fusion(base, tuned))
 
 
@@ -58,7 +57,7 @@ def test_a_divergence_by_hand() -> None:
 
 
 def test_large_tensors_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    base, tuned = base_and_tuned(4, 1)
+    base, tuned = models_of(4, 1)
     whole = merged("arcee_fusion", base, tuned)
     monkeypatch.setattr("weft.matrices.arcee_fusion._AT_ONCE", 10)
     for name, t in merged("arcee_fusion", base, tuned).items():

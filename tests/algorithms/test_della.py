@@ -105,7 +105,8 @@ def test_l1_against_the_reference() -> None:
     assert_close(ours, {n: base[n] + mergekit.drawn(delta[n], mask[n], "l1") for n in base}, rtol=1e-11)
 
 
-def test_before_ties_it_only_prunes() -> None:
+@pytest.mark.parametrize(("method", "options"), [("ties", {"density": 0.3}), ("iso_c", {})])
+def test_before_another_method_it_only_prunes(method: str, options: dict[str, Any]) -> None:
     base, tuned = models(3, 3)
     given = {"density": 0.6, "epsilon": 0.2}
     masks = drawn_masks("della", base, tuned, **given)
@@ -116,8 +117,8 @@ def test_before_ties_it_only_prunes() -> None:
         }
         for model, mask in zip(tuned, masks, strict=True)
     ]
-    ours = weft.merge(tuned, base=base, method="ties", before={"method": "della", **given}, density=0.3)
-    assert_close(ours, weft.merge(pruned, base=base, method="ties", density=0.3), rtol=1e-10)
+    ours = weft.merge(tuned, base=base, method=method, before={"method": "della", **given}, **options)
+    assert_close(ours, weft.merge(pruned, base=base, method=method, **options), rtol=1e-9)
 
 
 def test_by_hand() -> None:

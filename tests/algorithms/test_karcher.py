@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weft
-from tests.algorithms.comparing import assert_close, few, merged, seeds, state
-from tests.drawing import base_and_tuned
+from tests.algorithms.comparing import assert_close, few, merged, models_of, seeds, state
 from tests.references import sphere
 from weft.algorithms.karcher import karcher_mean
 
@@ -23,7 +22,7 @@ weights = st.lists(st.floats(0.1, 3), min_size=3, max_size=3)
 @given(seeds, weights, scopes)
 def test_of_models(seed: int, weight: list[float], scope: str) -> None:
     """Fine-tunes of one base: nearly the same direction."""
-    _, tuned = base_and_tuned(seed, 3)
+    _, tuned = models_of(seed, 3)
     ours = merged("karcher", None, tuned, weight=weight, scope=scope)
     assert_close(ours, sphere.karcher(tuned, weight=weight, scope=scope))
 
@@ -32,7 +31,7 @@ def test_of_models(seed: int, weight: list[float], scope: str) -> None:
 @given(seeds, weights)
 def test_of_task_vectors(seed: int, weight: list[float]) -> None:
     """Nearly at right angles; over the whole model, since of few entries some have no unique mean."""
-    base, tuned = base_and_tuned(seed, 3)
+    base, tuned = models_of(seed, 3)
     ours = merged("karcher", base, tuned, weight=weight, of="changes", scope="model")
     assert_close(ours, sphere.karcher(tuned, weight=weight, base=base, scope="model"), rtol=1e-8, atol=1e-10)
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weft
-from tests.algorithms.comparing import assert_close, few, merged, seeds, state
-from tests.drawing import base_and_tuned
+from tests.algorithms.comparing import assert_close, few, merged, models_of, seeds, state
 from tests.golden_cases import Case, cases
 from tests.references.model_stock import model_stock
 from weft.algorithms.model_stock import stock
@@ -38,7 +37,7 @@ def test_mergekit(case: Case) -> None:
 @given(seeds, st.sampled_from([2, 3]), st.sampled_from(["angle", "cosine"]), st.booleans())
 @pytest.mark.parametrize("scope", ["tensor", "model", "row"])
 def test_the_reference(scope: str, seed: int, models: int, average: str, clamp: bool) -> None:
-    base, tuned = base_and_tuned(seed, models)
+    base, tuned = models_of(seed, models)
     options = {"average": average, "scope": scope, "clamp": clamp}
     assert_close(
         merged("model_stock", base, tuned, **options), model_stock(base, tuned, **options), rtol=1e-3, atol=1e-5

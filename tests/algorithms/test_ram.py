@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.algorithms.comparing import assert_close, counts, few, merged, seeds, state
-from tests.drawing import base_and_tuned
+from tests.algorithms.comparing import assert_close, counts, few, merged, models_of, seeds, state
 from tests.references.ram import ram, ram_plus
 
 epsilons = st.sampled_from([0.0, 1e-5, 0.02, 0.1])
@@ -16,14 +15,14 @@ epsilons = st.sampled_from([0.0, 1e-5, 0.02, 0.1])
 @few
 @given(seeds, counts, epsilons, st.booleans())
 def test_ram_and_its_reference(seed: int, models: int, epsilon: float, tied: bool) -> None:
-    base, tuned = base_and_tuned(seed, models, tied=tied)
+    base, tuned = models_of(seed, models, tied=tied)
     assert_close(merged("ram", base, tuned, epsilon=epsilon), ram(base, tuned, epsilon=epsilon))
 
 
 @few
 @given(seeds, counts, epsilons, st.floats(0, 2), st.floats(0, 1), st.sampled_from(["model", "tensor"]))
 def test_ram_plus_and_its_reference(seed: int, models: int, epsilon: float, r: float, alpha: float, scope: str) -> None:
-    base, tuned = base_and_tuned(seed, models, tied=True)
+    base, tuned = models_of(seed, models, tied=True)
     options = {"epsilon": epsilon, "r": r, "alpha": alpha, "scope": scope}
     assert_close(merged("ram+", base, tuned, **options), ram_plus(base, tuned, **options))
 

@@ -7,15 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.algorithms.comparing import assert_close, counts, few, merged, seeds, state
-from tests.drawing import base_and_tuned
+from tests.algorithms.comparing import assert_close, counts, few, merged, models_of, seeds, state
 from tests.references.sce import sce
 
 
 @few
 @given(seeds, counts, st.sampled_from([0.0, 0.1, 0.34, 0.7, 1.0]), st.sampled_from([0.0, 1e-6, 1.0]))
 def test_the_reference(seed: int, models: int, select: float, least: float) -> None:
-    base, tuned = base_and_tuned(seed, models)
+    base, tuned = models_of(seed, models)
     assert_close(merged("sce", base, tuned, select=select, least=least), sce(base, tuned, select=select, least=least))
 
 
@@ -34,7 +33,7 @@ def test_by_hand() -> None:
 
 
 def test_the_whole_model_may_be_the_scope() -> None:
-    base, tuned = base_and_tuned(8, 3)
+    base, tuned = models_of(8, 3)
     names = sorted(base)
     flat = [{"": np.concatenate([model[n].reshape(-1) for n in names])} for model in (base, *tuned)]
     ours = merged("sce", base, tuned, select=0.4, scope="model")

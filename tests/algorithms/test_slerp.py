@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weft
-from tests.algorithms.comparing import assert_close, few, merged, seeds, state
-from tests.drawing import base_and_tuned
+from tests.algorithms.comparing import assert_close, few, merged, models_of, seeds, state
 from tests.references import sphere
 
 scopes = st.sampled_from(["tensor", "model"])
@@ -21,7 +20,7 @@ scopes = st.sampled_from(["tensor", "model"])
 @given(seeds, st.floats(0, 1), scopes, st.sampled_from([0.5, 0.9995, 1.0]))
 def test_of_models(seed: int, t: float, scope: str, straight: float) -> None:
     """The reference goes from its base to its model."""
-    a, (b,) = base_and_tuned(seed, 1)
+    a, (b,) = models_of(seed, 1)
     ours = merged("slerp", None, [a, b], t=t, scope=scope, straight=straight)
     assert_close(ours, sphere.slerp(a, [b], t=t, scope=scope, straight=straight))
 
@@ -29,7 +28,7 @@ def test_of_models(seed: int, t: float, scope: str, straight: float) -> None:
 @few
 @given(seeds, st.floats(0, 1), scopes)
 def test_of_task_vectors(seed: int, t: float, scope: str) -> None:
-    base, tuned = base_and_tuned(seed, 2)
+    base, tuned = models_of(seed, 2)
     ours = merged("slerp", base, tuned, t=t, of="changes", scope=scope)
     assert_close(ours, sphere.slerp_changes(base, tuned, t=t, scope=scope))
 

@@ -20,7 +20,7 @@ import weft
 from tests.drawing import as_bytes
 from tests.long.cases import Model
 from tests.long.saving import FORMS, given, read_safetensors, write_safetensors
-from tests.long.variants import SIZES, VARIANTS, checkpoints, parameters
+from tests.long.variants import SIZES, VARIANTS, as_many, checkpoints, parameters
 from tests.test_replay import digest
 from weft.checkpoints.output import MemorySink
 from weft.engine.executing import execute
@@ -42,9 +42,10 @@ def models(dtype: str = "mixed") -> list[Model]:
 
 def parts_of(name: str, way: str, stored: Sequence[Model], folder: Path) -> dict[str, Any]:
     """A recipe over these models, which are written to the folder."""
-    base, *tuned = (given(model, folder) for model in stored)
-    entries = [{"path": path, "name": model.name} for path, model in zip(tuned, stored[1:], strict=True)]
-    chosen = parameters(name, way, list(stored))
+    taken = as_many(name, list(stored))
+    base, *tuned = (given(model, folder) for model in taken)
+    entries = [{"path": path, "name": model.name} for path, model in zip(tuned, taken[1:], strict=True)]
+    chosen = parameters(name, way, taken)
     return {"method": name, "base": base, "models": entries, "parameters": chosen, "folder": folder}
 
 
@@ -108,11 +109,11 @@ def test_order_of_tensors_in_a_file(name: str, way: str, plainly: Any, tmp_path:
 @each_variant
 def test_order_and_names_of_the_files_of_a_folder(name: str, way: str, plainly: Any, tmp_path: Path) -> None:
     """Shards that were written in either order, and cut in either way."""
-    merged = []
+    merged, taken = [], as_many(name, models())
     for k, (cut, order) in enumerate([(2, 1), (2, -1), (5, 1)]):
-        places = [scattered(model, tmp_path / f"{k}-{model.name}", cut, order) for model in models()]
-        entries = [{"path": place, "name": m.name} for place, m in zip(places[1:], models()[1:], strict=True)]
-        chosen = parameters(name, way, models())
+        places = [scattered(model, tmp_path / f"{k}-{model.name}", cut, order) for model in taken]
+        entries = [{"path": place, "name": m.name} for place, m in zip(places[1:], taken[1:], strict=True)]
+        chosen = parameters(name, way, taken)
         merged.append(in_memory({"method": name, "base": places[0], "models": entries, "parameters": chosen}))
     assert all(one == plainly[name, way] for one in merged)
 
@@ -152,7 +153,8 @@ def stands_alone(name: str, way: str) -> bool:
     """Whether nothing that a tensor depends on comes from the others."""
     made = checkpoints(SIZES["small"], "float32")
     kind = weft.method(name)
-    return not kind.resolved([m.name for m in made[1:]], common=parameters(name, way, made)).program().whole_model
+    method = kind.resolved([m.name for m in made[1:]], common=parameters(name, way, made))
+    return not method.program().is_about_the_model
 
 
 @pytest.mark.parametrize(("name", "way"), [variant for variant in VARIANTS if stands_alone(*variant)])

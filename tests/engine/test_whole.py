@@ -36,6 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ties-svc": {"method": "ties", "parameters": {"density": 0.5}, "after": "svc"},
     "tensor-ties-svc": {"method": "ties", "parameters": {"density": 0.5, "scope": "tensor"}, "after": "svc"},
     "dare-iso": {"method": "iso_c", "before": {"method": "dare", "drop": 0.3}},
+    "della-iso": {"method": "iso_c", "before": {"method": "della"}},
 }
 SHAPES = {
     **{f"layers.{i}.w": (96, 64 + 8 * i) for i in range(5)},

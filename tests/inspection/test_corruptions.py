@@ -143,7 +143,7 @@ def not_finite(out: Path, _: int) -> Planted:
         for name in (name for name in header if name != "__metadata__"):
             for value in (np.nan, np.inf, -np.inf):
                 before = shard.read_bytes()
-                rewrite(shard, lambda tensors: tensors[name].reshape(-1).__setitem__(-1, value))  # noqa: B023
+                rewrite(shard, lambda tensors: tensors[name].reshape(-1).__setitem__(-1, value))
                 yield f"{name}: {value}", out
                 shard.write_bytes(before)
 

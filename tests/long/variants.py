@@ -25,6 +25,19 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "none": {"elect": "none", "combine": "magnitude", "scope": "tensor"},
         },
         "fisher": {"plain": {"normalize": False, "favor_target": False, "floor": 1e-3, "weight": [0.2, 0.3, 0.5]}},
+        "dare": {
+            "drawn": {"mask": None, "drop": [0.2, 0.5, 0.9], "seed": 5},
+            "l1": {"mask": None, "rescale": "l1"},
+            "magnitude": {"mask": None, "select": "magnitude", "rescale": False},
+        },
+        "della": {
+            "drawn": {"mask": None, "density": [0.3, 0.7, 1.0], "epsilon": 0.2, "weight": [1, 0.5, 2]},
+            "l1": {"mask": None, "rescale": "l1", "elect": False, "combine": "sum"},
+        },
+        "breadcrumbs": {
+            "last": {"density": 0.5, "gamma": [0.1, 0.2, 0.3], "remove_first": False},
+            "tensor": {"density": 0.5, "gamma": 0.1, "scope": "tensor"},
+        },
     }
 )
 """Beside the defaults, with which every method is run; a new method needs no line here."""
@@ -82,13 +95,27 @@ def _checkpoint(k: int, dtype: str, shapes: Mapping[str, Shape], tied: dict[str,
     return Model(f"m{k}" if k else "base", tensors, scales, tied)
 
 
+def as_many(name: str, models: list[Model]) -> list[Model]:
+    """The base, and as many models as a method takes."""
+    return models[: 1 + min(weft.method(name).models[-1], len(models) - 1)]
+
+
 def parameters(name: str, way: str, models: list[Model]) -> dict[str, Any]:
-    """The parameters of a variant; whoever wants tensors for each model gets something like Fishers."""
+    """The parameters of a variant; whoever wants tensors for each model gets Fishers, or Gram matrices."""
     chosen = dict(OPTIONS.get(name, {}).get(way, {}))
     kind = weft.method(name)
-    for field in filter(lambda f: takes_tensors(kind, f) and kind.is_per_model(f), kind.model_fields):
-        chosen[field] = [_importance(k, models[0]) for k in range(1, len(models))]
+    wanted = filter(lambda f: takes_tensors(kind, f) and kind.is_per_model(f), kind.model_fields)
+    for field in (f for f in wanted if f not in chosen):
+        made = _gram if field == "gram" else _importance
+        chosen[field] = [made(k, models[0]) for k in range(1, len(models))]
     return chosen
+
+
+def _gram(k: int, like: Model) -> State:
+    """What a layer that is fed with forty rows of chance would tell."""
+    matrices = {name: tensor.shape[1] for name, tensor in like.tensors.items() if tensor.ndim == 2 and tensor.size}
+    fed = {name: chance(2000 + k, 40 * inputs).reshape(40, inputs) for name, inputs in matrices.items()}
+    return {name: (x.T @ x / 40).astype(np.float32) for name, x in fed.items()}
 
 
 def _importance(k: int, like: Model) -> State:

@@ -50,10 +50,12 @@ class Spectral(Method):
 
         Args:
             function: what is done to a matrix.
-            working: bytes that it works with.
+            working: bytes that it works with, in its precision.
             options: what it takes beside weight, scale and precision.
             least: dimensions that a matrix must have at least, both ways.
         """
+        if self.double:
+            working = partial(in_double, working=working)
         own = {"scale": self.scale, "double": self.double, **options}
         return Program(
             task_arithmetic,
@@ -61,6 +63,11 @@ class Spectral(Method):
             relative=True,
             whole=Whole(function, partial(_is_at_least, least=least), working, own, excluded=self.exclude),
         )
+
+
+def in_double(shape: Shape, models: int, itemsize: int, working: Callable[[Shape, int, int], int]) -> int:
+    """Bytes that a function works with which computes in float64, whatever its inputs are."""
+    return working(shape, models, 8)
 
 
 def _is_at_least(shape: Shape, least: int) -> bool:

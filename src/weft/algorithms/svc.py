@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, ClassVar, final
 
 from pydantic import Field
 
 from weft.algorithms.correction import Correction
 from weft.algorithms.method import Law, parameter
+from weft.algorithms.spectral import in_double
 from weft.algorithms.whole import Whole, computing_with_torch, is_matrix
 
 
@@ -62,4 +64,5 @@ class Svc(Correction):
         """Matrices whole."""
         with computing_with_torch(self.name):
             from weft.matrices.svc import svc, svc_bytes
-        return Whole(svc, is_matrix, svc_bytes, {"alpha": self.alpha, "double": self.double}, excluded=self.exclude)
+        working = partial(in_double, working=svc_bytes) if self.double else svc_bytes
+        return Whole(svc, is_matrix, working, {"alpha": self.alpha, "double": self.double}, excluded=self.exclude)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal, final
 
 from weft.algorithms.method import Law, parameter
 from weft.algorithms.program import Program
-from weft.algorithms.spectral import Spectral
+from weft.algorithms.spectral import Spectral, in_double
 from weft.algorithms.whole import computing_with_torch
 
 
@@ -46,11 +47,12 @@ class Tsv(Spectral):
     laws: ClassVar = {Law.ORDER: {}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}
 
     orthogonalise: Literal["svd", "eigen"] = parameter(
-        "svd", "by which decomposition the directions are made orthogonal; eigen is faster and less exact"
+        "svd", "by which decomposition the directions are made orthogonal; eigen loses those that others almost contain"
     )
 
     def program(self) -> Program:
         """Matrices whole; the mean of the task vectors for everything else."""
         with computing_with_torch(self.name):
             from weft.matrices.tsv import tsv, tsv_bytes
-        return self.by_matrix(tsv, tsv_bytes, {"orthogonalise": self.orthogonalise}, least=self.tasks)
+        working = partial(in_double, working=tsv_bytes) if self.orthogonalise == "eigen" else tsv_bytes
+        return self.by_matrix(tsv, working, {"orthogonalise": self.orthogonalise}, least=self.tasks)

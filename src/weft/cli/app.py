@@ -9,11 +9,13 @@ import typer
 import weft
 from weft.cli.clean import clean
 from weft.cli.doctor import doctor
+from weft.cli.evaluate import evaluate
 from weft.cli.fisher import fisher
 from weft.cli.gram import gram
 from weft.cli.merge import merge
 from weft.cli.methods import methods
 from weft.cli.plan import plan
+from weft.cli.report import report
 from weft.cli.schema import schema
 from weft.cli.stats import stats
 from weft.cli.verify import verify
@@ -36,6 +38,8 @@ app.command()(schema)
 app.command()(doctor)
 app.command()(verify)
 app.command()(clean)
+app.command()(evaluate)
+app.command()(report)
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,62 +19,33 @@ def methods(
 
     **Examples**: `weft methods`, `weft methods ties`
     """
-    from weft.algorithms.registry import METHODS, method
+    from weft.algorithms.describing import described
+    from weft.algorithms.registry import method, usable
     from weft.cli.reporting import reported
 
     with reported(as_json):
-        chosen = [method(name)] if name else list(METHODS.values())
+        kinds, problems = ({name: method(name)}, []) if name else usable()
     if as_json:
-        typer.echo(json.dumps([_described(kind) for kind in chosen], indent=2))
+        typer.echo(json.dumps([described(kind) for kind in kinds.values()], indent=2))
     elif name:
-        _show(chosen[0])
+        _show(kinds[name])
     else:
-        _list(chosen)
-
-
-def _described(kind: type[Method]) -> dict[str, Any]:
-    return {
-        "name": kind.name,
-        "title": kind.title,
-        "formula": kind.formula,
-        "source": kind.source,
-        "needs_base": kind.needs_base,
-        "parameters": [
-            {
-                "name": field,
-                "default": info.default,
-                "per_model": kind.is_per_model(field),
-                "allowed": _allowed(kind, field),
-                "description": info.description,
-            }
-            for field, info in kind.model_fields.items()
-        ],
-    }
-
-
-def _allowed(kind: type[Method], field: str) -> str:
-    """In words: what values a parameter takes, read from its JSON schema."""
-    schema = kind.model_json_schema()["properties"][field]
-    schema = schema.get("items", schema)
-    if "enum" in schema:
-        return ", ".join(map(str, schema["enum"]))
-    low, high = schema.get("minimum"), schema.get("maximum")
-    number = "a number"
-    if low is not None:
-        number = f"{low:g} or more" if high is None else f"from {low:g} to {high:g}"
-    return {"number": number, "boolean": "true or false"}.get(schema.get("type", ""), "see there")
+        _list(list(kinds.values()))
+    for problem in problems:
+        typer.echo(f"warning: {problem}", err=True)
 
 
 def _list(kinds: list[type[Method]]) -> None:
     from rich.table import Table
 
+    from weft.algorithms.describing import needs
     from weft.cli.reporting import console
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("method", "what it does", "base", "parameters"):
+    for column in ("method", "what it does", "needs", "parameters"):
         table.add_column(column, no_wrap=column == "method")
     for kind in kinds:
-        table.add_row(kind.name, kind.title, "needed" if kind.needs_base else "optional", ", ".join(kind.model_fields))
+        table.add_row(kind.name, kind.title, needs(kind), ", ".join(kind.model_fields))
     console().print(table)
     console().print("\n[dim]weft methods NAME explains one.[/]")
 
@@ -84,23 +53,18 @@ def _list(kinds: list[type[Method]]) -> None:
 def _show(kind: type[Method]) -> None:
     from rich.table import Table
 
+    from weft.algorithms.describing import described, readable
     from weft.cli.reporting import console
 
+    told = described(kind)
     out = console()
     out.print(f"[bold]{kind.name}[/] - {kind.title}\n")
-    out.print(_readable(kind), markup=False, highlight=False)
+    out.print(readable(kind), markup=False, highlight=False)
+    out.print(f"\nNeeds: {told['needs'] or 'nothing but models'}. Stands as: {told['place']}.\n")
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("parameter", "default", "allowed", "meaning"):
         table.add_column(column, no_wrap=column in ("parameter", "default"))
-    for parameter in _described(kind)["parameters"]:
+    for parameter in told["parameters"]:
         meaning = parameter["description"] + (" [dim](per model)[/]" if parameter["per_model"] else "")
         table.add_row(parameter["name"], json.dumps(parameter["default"]).strip('"'), parameter["allowed"], meaning)
-    out.print()
     out.print(table)
-
-
-def _readable(kind: type[Method]) -> str:
-    """The docstring without its example and markup, the formula as a terminal can show it."""
-    text = (inspect.getdoc(kind) or "").split("\n\nExample:")[0]
-    text = re.sub(r"\.\. math::.*?\n\n", lambda _: f"    {kind.formula}\n\n", text, flags=re.DOTALL)
-    return re.sub(r"\*\*([^*]+)\*\*", r"\1", text)

@@ -170,7 +170,7 @@ class Counted(Shown):
         return (MofNCompleteColumn(),)
 
     def _amount(self, count: float) -> str:
-        return f"{count:,.0f}"
+        return f"{count:,.0f}" if count >= 10 or count == int(count) else f"{count:.1f}"
 
 
 def _size(count: float) -> str:

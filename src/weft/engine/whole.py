@@ -206,7 +206,7 @@ class _Inputs:
     def __call__(self, key: Key) -> Array:
         """As stored, one-dimensional."""
         if key[0] == RANK:
-            return ranked(self._scope.reader, self._tile, key[1] or 0, Buffers())
+            return ranked(self._tile, key[1] or 0, self, Buffers())
         if key not in self._arrays:
             operand = self._work.operands[key]
             size = operand.spec.size

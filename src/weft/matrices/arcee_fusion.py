@@ -62,4 +62,4 @@ def _quantile(score: Tensor, share: float) -> float:
 def arcee_fusion_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
     """Bytes that `arcee_fusion` works with at most: importances, a copy that is put in order, and some rows."""
     width = shape[-1] if shape else 1
-    return 32 * prod(shape) + 8 * 7 * max(_AT_ONCE, width)
+    return 32 * prod(shape) + 8 * 7 * min(max(_AT_ONCE, width), prod(shape))

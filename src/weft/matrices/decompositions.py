@@ -10,9 +10,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-_LONG = 4
-"""How many times longer than wide a matrix is from which on a QR decomposition before the SVD saves time."""
-
 _SMALL = 8
 """What part of all singular triplets are few: from there on they are looked for by subspace iteration first."""
 
@@ -41,7 +38,8 @@ def svd(matrix: Tensor, rank: int | None = None) -> Svd:
 
     The signs of pairs of singular vectors are as they come. If few triplets are asked for, subspace iteration looks for
     them; they are taken only if each satisfies A v = s u to within 1e-5 of the largest singular value, as those of a
-    matrix of low rank do. A matrix much longer than wide is first reduced to a square one by QR, which is as accurate.
+    matrix of low rank do. Else it is LAPACK's divide and conquer, which begins with a QR decomposition where the matrix
+    is much longer than wide; and QR iteration, if that fails.
 
     Args:
         matrix: m x n, finite.
@@ -62,12 +60,8 @@ def svd(matrix: Tensor, rank: int | None = None) -> Svd:
     kept = n if rank is None else min(rank, n)
     if _SMALL * (kept + _EXTRA) <= n and (few := _few(matrix, kept)):
         return few
-    if m < _LONG * n:
-        u, s, vh = _full(matrix)
-        return Svd(u[:, :kept], s[:kept], vh[:kept])
-    q, r = torch.linalg.qr(matrix)
-    u, s, vh = _full(r)
-    return Svd(q @ u[:, :kept], s[:kept], vh[:kept])
+    u, s, vh = _full(matrix)
+    return Svd(u[:, :kept], s[:kept], vh[:kept])
 
 
 def _full(matrix: Tensor) -> Svd:
@@ -121,8 +115,8 @@ def polar(matrix: Tensor, by: Orthogonalisation = "svd") -> Tensor:
 
     Args:
         matrix: m x n.
-        by: `svd`, or `eigen`: A (A'A)^(-1/2) by an eigendecomposition in float64, which is faster and loses directions
-            below about 1e-8 of the largest.
+        by: `svd`, or `eigen`: A (A'A)^(-1/2) by an eigendecomposition in float64, which loses directions below about
+            1e-8 of the largest.
 
     Example:
         >>> polar(torch.tensor([[2.0, 0.0], [0.0, 5.0], [0.0, 0.0]])).tolist()

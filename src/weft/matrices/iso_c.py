@@ -42,6 +42,6 @@ def iso_c(
 
 
 def iso_c_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
-    """Bytes that `iso_c` works with at most, in float64."""
+    """Bytes that `iso_c` works with at most."""
     m, n = shape
-    return 8 * (models + 3) * m * n + svd_bytes(shape, 8)
+    return itemsize * (models + 3) * m * n + svd_bytes(shape, itemsize)

@@ -74,6 +74,6 @@ def sizes(directions: int, tasks: int, fraction: float) -> tuple[int, int]:
 
 
 def iso_cts_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
-    """Bytes that `iso_cts` works with at most, in float64."""
+    """Bytes that `iso_cts` works with at most."""
     m, n = shape
-    return 8 * ((models + 4) * m * n + 6 * (m + n) * min(shape)) + svd_bytes(shape, 8)
+    return itemsize * ((models + 4) * m * n + 6 * (m + n) * min(shape)) + svd_bytes(shape, itemsize)

@@ -48,6 +48,6 @@ def consistency(s: Tensor, vh: Tensor, response: Tensor) -> Tensor:
 
 
 def svc_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
-    """Bytes that `svc` works with at most, in float64."""
+    """Bytes that `svc` works with at most."""
     m, n = shape
-    return 8 * 8 * m * n + svd_bytes(shape, 8)
+    return itemsize * 8 * m * n + svd_bytes(shape, itemsize)

@@ -45,6 +45,6 @@ def tsv(
 
 
 def tsv_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
-    """Bytes that `tsv` works with at most, in float64."""
+    """Bytes that `tsv` works with at most."""
     m, n = shape
-    return 8 * (models * m * n + 6 * (m + n) * min(shape)) + svd_bytes(shape, 8)
+    return itemsize * (models * m * n + 6 * (m + n) * min(shape)) + svd_bytes(shape, itemsize)

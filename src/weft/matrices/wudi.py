@@ -84,7 +84,7 @@ class Slope:
 
 
 def wudi_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
-    """Bytes that `wudi` works with at most, in float64."""
+    """Bytes that `wudi` works with at most."""
     m, n = shape
     small = (models + 1) * n * n if n <= 2 * m * models else models * m * m
-    return 8 * ((2 * models + 9) * m * n + small)
+    return itemsize * ((2 * models + 9) * m * n + small)

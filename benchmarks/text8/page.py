@@ -1,0 +1,166 @@
+"""docs/benchmark.md: written from the results, so that no number on it is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pictures
+from curves import ABLATION
+from protocol import plain
+
+from weft.evaluation.results import Results, Row
+
+PROTOTYPE = {"experts": 1.0, "base": 0.829, "linear": 0.908, "task_arithmetic": 0.912, "ties": 0.925}
+"""Means of the ratios to the experts that a prototype measured on seven of the tasks, 400 test examples each."""
+
+EXPECTED = (("linear", "task_arithmetic"), ("task_arithmetic", "ties"), ("linear", "fisher"), ("linear", "regmean"))
+"""What the papers claim of pairs of methods: the second is better."""
+
+HOW = """## How it is measured
+
+* **Model**: all-MiniLM-L6-v2 (22.7 million parameters), mean pooling, one linear head for each task.
+* **Experts**: fine-tuned with AdamW at 1e-4 in batches of 32, embeddings frozen, one epoch, two where there are many
+  classes or few examples. A head begins as a logistic regression on the base's states and is trained along.
+* **Merging** leaves heads alone: the encoders are merged, and each task is scored with its own expert's head. This
+  includes the base, whose row says what heads of experts make of the encoder that they were not trained on.
+* **Population**: all parameters of the encoder, so that the frozen embeddings (about half of them) count as zeros of
+  every task vector: a density of 0.2 keeps 0.2 of all, about 0.4 of what was trained.
+* **Untuned** rows are Weft's defaults. **Tuned** rows begin there and try one parameter after the other, the factor
+  `scale` first, then shares such as `density`, then other numbers, then options, and keep what is best on
+  validation: at most {settings} settings for every method, judged by {examples} validation examples a task. What is
+  tried is read off the parameters that a method declares, by the same rule for all; it is a small budget, and a method
+  with many parameters sees few of them.
+* **Statistics**, for methods that need them, are measured on {measured} training examples a task.
+* **Scores** are accuracies on the whole test split, in matrix products of {dtype}. *Of experts* is the mean over tasks
+  of a row's accuracy divided by the expert's. The ensemble averages the probabilities of all eight encoders under the
+  task's head: eight times the cost of a merged model.
+* A seed is one training of the experts. Differences of less than about half a point of the mean (binomial error of
+  some 8,500 test examples, tasks weighted alike) say nothing, and other seeds may move figures by more than that.
+"""
+
+
+def write(results: Results, file: Path) -> None:
+    """The page, and its pictures beside it."""
+    folder = file.parent / "benchmark"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = pictures.draw(results, folder)
+    parts = [
+        "# Benchmark: eight experts, one model",
+        f"Written by `make text8` from [{file.stem}.json]({file.stem}.json); {_seeds(results)}, weft "
+        f"{results.facts['weft']}. `weft report` makes an interactive page of the same file.",
+        "## Leaderboard",
+        *(f"![{title}]({folder.name}/{name})" for title, name in drawn.items() if title == pictures.BARS),
+        markdown(*leaderboard(results)),
+        *warned(results),
+        *left_out(results),
+        "## By task",
+        markdown(*by_task(results)),
+        HOW.format(**results.facts).rstrip(),
+        "## What was expected, and what was found",
+        *judged(results),
+        *curves(results, drawn, folder.name),
+    ]
+    file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _seeds(results: Results) -> str:
+    seeds = results.facts["seeds"]
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"means over seeds {', '.join(map(str, seeds))}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; all columns but the first hold numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def ranked(results: Results) -> list[Row]:
+    """Rows, the best first."""
+    return sorted(results.rows, key=lambda row: -(results.mean_share(row) or 0.0))
+
+
+def leaderboard(results: Results) -> tuple[Sequence[str], list[list[str]]]:
+    """One line for each row."""
+    several = len(results.facts["seeds"]) > 1
+    header = ("", "of experts", *(["between seeds"] if several else []), "mean", "settings", "data", "merge, s")
+    lines = []
+    for row in ranked(results):
+        merge = row.facts.get("merge_seconds")
+        lines.append([
+            row.name, _number(results.mean_share(row)), *([f"± {row.facts['apart']:.3f}"] if several else []),
+            _number(results.mean(row)),
+            plain(row.facts["settings"]) if "settings" in row.facts else "",
+            str(row.facts.get("data", "")), f"{merge:.1f}" if merge is not None else "",
+        ])  # fmt: skip
+    return header, lines
+
+
+def warned(results: Results) -> Iterator[str]:
+    """What Weft warned of while it merged."""
+    found = {f"* {row.name}: {text}" for row in results.rows for text in row.facts.get("warnings", ())}
+    if found:
+        yield "Warnings of these merges:"
+        yield "\n".join(sorted(found))
+
+
+def left_out(results: Results) -> Iterator[str]:
+    """Methods without a row, and why."""
+    found = results.facts.get("left out", {})
+    if found:
+        yield "Left out, since they cannot merge eight models, or need what is not measured:"
+        yield "\n".join(f"* {method}: {why}" for method, why in sorted(found.items()))
+
+
+def by_task(results: Results) -> tuple[Sequence[str], list[list[str]]]:
+    """Accuracies."""
+    names = [task.name for task in results.tasks]
+    return ("", *names), [[r.name, *(_number(r.scores[n].score) for n in names)] for r in ranked(results)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def judged(results: Results) -> Iterator[str]:
+    """The ranking that the papers claim, held against the table."""
+    shares = {row.name: results.mean_share(row) or 0.0 for row in results.rows}
+    lines = []
+    tuned = [(f"{low}, tuned", f"{high}, tuned") for low, high in EXPECTED]
+    for low, high in (*EXPECTED, *tuned):
+        if low in shares and high in shares:
+            holds = "holds" if shares[low] < shares[high] else "**does not hold**"
+            lines.append(f"* {low} ({shares[low]:.3f}) < {high} ({shares[high]:.3f}): {holds}")
+    yield "\n".join(lines)
+    best = best_static(results)
+    if best is not None:
+        yield f"The best static merge is **{best.name}**, at {shares[best.name]:.3f} of the experts."
+    yield prototype(shares)
+
+
+def best_static(results: Results) -> Row | None:
+    """The best merge into one model."""
+    return next((row for row in ranked(results) if "method" in row.facts), None)
+
+
+def prototype(shares: Mapping[str, float]) -> str:
+    """Beside what a prototype measured."""
+    both = [(name, figure) for name, figure in PROTOTYPE.items() if name in shares]
+    told = ", ".join(f"{name} {shares[name]:.3f} ({figure:.3f})" for name, figure in both)
+    return (
+        f"A prototype with other experts of the same kind, on seven of the tasks and 400 test examples each, measured "
+        f"the figures in brackets: {told}. Its task arithmetic was the best of three scales."
+    )
+
+
+def curves(results: Results, drawn: Mapping[str, str], folder: str) -> Iterator[str]:
+    """Pictures, and the ablation as a table."""
+    for curve in results.curves:
+        yield f"## {curve.title}"
+        if curve.title == ABLATION:
+            whole = curve.series[0].y[0]
+            rows = [[s.name, _number(s.y[0]), f"{s.y[0] - whole:+.3f}"] for s in curve.series]
+            yield "TIES with its defaults, and with one step left out, on test."
+            yield markdown(("", "of experts", "difference"), rows)
+        if curve.title in drawn:
+            yield f"![{curve.title}]({folder}/{drawn[curve.title]})"

@@ -1,0 +1,126 @@
+"""What a method says of itself, for terminals, programs and the documentation: read from its class."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from weft.algorithms.correction import Correction
+from weft.algorithms.method import Method, Tensors
+from weft.algorithms.sparsifier import Sparsifier
+
+
+def described(kind: type[Method]) -> dict[str, Any]:
+    """All of it, as data.
+
+    Example:
+        >>> from weft.algorithms.slerp import Slerp
+        >>> described(Slerp)["needs"], described(Slerp)["parameters"][0]["allowed"]
+        ('exactly two models', 'from 0 to 1')
+    """
+    return {
+        "name": kind.name,
+        "title": kind.title,
+        "formula": kind.formula,
+        "source": kind.source,
+        "needs_base": kind.needs_base,
+        "models": {"least": kind.models[0], "most": kind.models[-1] if len(kind.models) == 1 else None},
+        "needs": needs(kind),
+        "place": place(kind),
+        "parameters": [
+            {
+                "name": field,
+                "default": info.default,
+                "per_model": kind.is_per_model(field),
+                "allowed": allowed(kind, field),
+                "description": info.description,
+            }
+            for field, info in kind.model_fields.items()
+        ],
+    }
+
+
+def needs(kind: type[Method]) -> str:
+    """In words: what it cannot do without, and which files it can make use of.
+
+    Example:
+        >>> from weft.algorithms.fisher import Fisher
+        >>> from weft.algorithms.nearswap import Nearswap
+        >>> needs(Fisher), needs(Nearswap)
+        ('can use files: fisher', 'base; exactly one model')
+    """
+    return "; ".join(_needed(kind))
+
+
+def _needed(kind: type[Method]) -> Iterator[str]:
+    if kind.needs_base:
+        yield "base"
+    if kind.models != Method.models:
+        yield kind.counted()
+    files = [field for field in kind.model_fields if takes_tensors(kind, field)]
+    if files:
+        yield f"can use files: {', '.join(files)}"
+
+
+def place(kind: type[Method]) -> str:
+    """Where in a recipe it may stand.
+
+    Example:
+        >>> from weft.algorithms.dare import Dare
+        >>> place(Dare)
+        'method or before'
+    """
+    if issubclass(kind, Sparsifier):
+        return "method or before"
+    return "method or after" if issubclass(kind, Correction) else "method"
+
+
+def takes_tensors(kind: type[Method], field: str) -> bool:
+    """Whether a parameter is itself tensors: a file."""
+    info = kind.model_fields[field]
+    inner = [mark for part in get_args(info.annotation) for mark in get_args(part)]
+    return any(isinstance(mark, Tensors) for mark in (*info.metadata, *inner))
+
+
+def allowed(kind: type[Method], field: str) -> str:
+    """In words: what values a parameter takes, read from its JSON schema.
+
+    Example:
+        >>> from weft.algorithms.ties import Ties
+        >>> allowed(Ties, "scope"), allowed(Ties, "density")
+        ('model, tensor', 'from 0 to 1')
+    """
+    schema = kind.model_json_schema()["properties"][field]
+    schema = schema.get("items", schema) if kind.is_per_model(field) else schema
+    if takes_tensors(kind, field):
+        return "a file of tensors, or see there" if schema.get("default") else "a file of tensors"
+    return ", or ".join(_worded(one) for one in schema.get("anyOf", [schema]))
+
+
+def _worded(schema: dict[str, Any]) -> str:
+    if "enum" in schema or "const" in schema:
+        return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
+    kind = schema.get("type", "")
+    if kind in ("number", "integer"):
+        return _interval(schema, "a number" if kind == "number" else "a whole number")
+    words = {"boolean": "true or false", "string": "a text", "null": "none", "array": "a list"}
+    return words.get(kind, "see there")
+
+
+def _interval(schema: dict[str, Any], number: str) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f"from {low:g} to {high:g}"
+    parts = [f"{low:g} or more"] if low is not None else [f"more than {above:g}"] if above is not None else []
+    parts += [f"{high:g} or less"] if high is not None else [f"less than {below:g}"] if below is not None else []
+    return " and ".join(parts) or number
+
+
+def readable(kind: type[Method]) -> str:
+    """The docstring without its example and markup, the formula as a terminal can show it."""
+    text = (inspect.getdoc(kind) or "").split("\n\nExample:")[0]
+    text = re.sub(r"\.\. math::.*?\n\n", lambda _: f"    {kind.formula}\n\n", text, flags=re.DOTALL)
+    return re.sub(r"\*\*([^*]+)\*\*", r"\1", text)

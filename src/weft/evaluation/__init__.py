@@ -1,0 +1,1 @@
+"""How good is it? Tasks as small files, metrics, heads, and results that are computed once."""

@@ -1,0 +1,305 @@
+"""Models against tasks: the table of scores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from weft.checkpoints.hub import fetch, is_hub_id
+from weft.checkpoints.opening import expanded
+from weft.engine.progress import Progress
+from weft.errors import Gathering, InputError, listed, nearest
+from weft.evaluation.caching import Cache, cache_folder, hash_of, hash_of_code, hash_of_files, hash_of_model
+from weft.evaluation.data import SPLITS, Examples, examples
+from weft.evaluation.loading import load_tasks
+from weft.evaluation.metrics import METRICS, Predictions, measured
+from weft.evaluation.models import FORMATS, Device, Model, head_path, open_model
+from weft.evaluation.predicting import Asking, asked, predict
+from weft.evaluation.results import Column, Results, Row, Score, with_share
+from weft.evaluation.schema import Headed, LanguageModelling, Task
+from weft.inspection.running import chosen_device
+
+PathLike = str | os.PathLike[str]
+
+
+def evaluate(
+    models: Sequence[PathLike] | Mapping[str, PathLike],
+    tasks: Sequence[PathLike | Task] | PathLike,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    data: PathLike | None = None,
+    heads: PathLike | None = None,
+    experts: PathLike | None = None,
+    ensemble: bool = False,
+    batch: int = 32,
+    device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    cache: PathLike | bool = True,
+    progress: Progress | None = None,
+) -> Results:
+    """Score models on tasks.
+
+    Args:
+        models: folders that transformers can load, or ids on the Hub; as a map, `{name: model}`.
+        tasks: YAML files, folders of them, or tasks.
+        split: of the data: `train`, `validation` or `test`.
+        limit: only the first so many examples of each task.
+        data: the folder that the tasks' relative data folders begin from.
+        heads: a folder with a head for each task.
+        experts: a folder with a model for each task, called as the task; every score is also told as a part of its
+            expert's. Without it, the tasks say which.
+        ensemble: whether to add the experts' averaged predictions, as a row to compare with.
+        batch: examples at a time.
+        device: as torch calls it; None for the fastest that is there.
+        dtype: number format of matrix products.
+        cache: a folder where results are kept, True for the usual one, False for none.
+        progress: is told what happens.
+
+    Returns:
+        A row for each model, then, if they are known, the experts' and their ensemble's.
+
+    Raises:
+        InputError: for anything that does not fit, naming it.
+    """
+    asked_tasks = _tasks(tasks)
+    settings = _Settings(
+        split, limit, _path(data), _path(heads), _path(experts),
+        Device(chosen_device(device), dtype, batch), _cache(cache),
+    )  # fmt: skip
+    settings.check()
+    return _Evaluation(asked_tasks, settings, progress or Progress()).table(named(models), ensemble)
+
+
+def _path(given: PathLike | None) -> Path | None:
+    return None if given is None else expanded(given)
+
+
+def _cache(given: PathLike | bool) -> Cache:
+    if isinstance(given, bool):
+        return Cache(cache_folder() if given else None)
+    return Cache(expanded(given))
+
+
+def _tasks(tasks: Sequence[PathLike | Task] | PathLike) -> tuple[Task, ...]:
+    given = [tasks] if isinstance(tasks, (str, os.PathLike)) else list(tasks)
+    ready = [task for task in given if isinstance(task, Task)]
+    found = (*ready, *load_tasks([Path(task) for task in given if not isinstance(task, Task)]))
+    if not found:
+        raise InputError("no task is named", "add --tasks FILE.yaml, or a folder of such files")
+    return found
+
+
+def named(models: Sequence[PathLike] | Mapping[str, PathLike]) -> dict[str, Path]:
+    """Each model's folder by a name of its own: the path's last part, or as much of it as tells them apart.
+
+    Raises:
+        InputError: if a model is named twice, or a repository cannot be fetched from the Hub.
+    """
+    if isinstance(models, Mapping):
+        return {name: _folder(path) for name, path in models.items()}
+    paths = [_folder(path) for path in models]
+    for parts in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return dict(zip(names, paths, strict=True))
+    twice = next((str(path) for path in paths if paths.count(path) > 1), "")
+    if twice:
+        raise InputError(f"{twice} is named twice", "name every model once")
+    return {}
+
+
+def _folder(model: PathLike) -> Path:
+    if isinstance(model, str) and is_hub_id(model):
+        return fetch(model).path
+    return expanded(model).absolute()
+
+
+@dataclass(frozen=True)
+class _Settings:
+    split: str
+    limit: int | None
+    data: Path | None
+    heads: Path | None
+    experts: Path | None
+    device: Device
+    cache: Cache
+
+    def check(self) -> None:
+        """Refuse what means nothing."""
+        if self.split not in SPLITS:
+            remedy = nearest(self.split, SPLITS) or f"choose {', '.join(SPLITS)}; a task's `splits` may rename them"
+            raise InputError(f"there is no split {self.split!r}", remedy)
+        if self.device.dtype not in FORMATS:
+            raise InputError(f"models are not run in {self.device.dtype!r}", f"choose {', '.join(FORMATS)}")
+        if (self.limit is not None and self.limit < 1) or self.device.batch < 1:
+            raise InputError("a limit or batch should be at least 1", "leave it out, or give a larger number")
+
+    def expert(self, task: Task) -> Path | None:
+        """The task's expert, if one is known."""
+        if self.experts is not None:
+            return self.experts / task.name
+        return None if task.expert is None else task.located(task.expert)
+
+    def key(self) -> tuple[object, ...]:
+        """What changes a score, apart from model and examples."""
+        return (self.device.dtype, self.device.name.partition(":")[0])
+
+
+@dataclass
+class _Evaluation:
+    """One table in the making; the last model is kept, since its tasks come one after the other."""
+
+    tasks: tuple[Task, ...]
+    settings: _Settings
+    progress: Progress
+    opened: Model | None = None
+    read: dict[str, Examples] = field(default_factory=dict)
+
+    def table(self, models: Mapping[str, Path], ensemble: bool) -> Results:
+        """All rows; everything that can be found wrong without running a model is told first."""
+        self._check(models, ensemble)
+        experts = self._experts() if self._all_have_experts() else None
+        known = {name: score.score for name, score in experts.scores.items()} if experts else {}
+        rows = [self._row(name, path, known) for name, path in models.items()]
+        if experts is not None:
+            rows.append(self._against(experts, known))
+        if ensemble:
+            rows.append(self._ensemble(known))
+        columns = [Column(t.name, t.kind, t.counted, METRICS[t.counted].falls) for t in self.tasks]
+        return Results(columns, rows, self.settings.split)
+
+    def _check(self, models: Mapping[str, Path], ensemble: bool) -> None:
+        problems = Gathering()
+        for task in self.tasks:
+            with problems:
+                self.read[task.name] = examples(task, self.settings.split, self.settings.limit, self.settings.data)
+        for path in models.values():
+            with problems:
+                _check_folder(path)
+        with problems:
+            self._check_experts(ensemble)
+        problems.tell()
+
+    def _check_experts(self, ensemble: bool) -> None:
+        found = {task.name: self.settings.expert(task) for task in self.tasks}
+        for task, path in found.items():
+            if path is not None and not path.is_dir():
+                what = f"task {task}: there is no expert {path}"
+                raise InputError(what, "mend --experts, or `expert` in the task's file")
+        lacking = [task for task, path in found.items() if path is None]
+        if ensemble and lacking:
+            what = f"an ensemble needs the experts, and none is known for {listed(lacking)}"
+            raise InputError(what, "add --experts FOLDER, or `expert` to the tasks")
+        running = [task.name for task in self.tasks if isinstance(task, LanguageModelling)]
+        if ensemble and running:
+            raise InputError(f"language modelling ({listed(running)}) has no ensemble here", "leave --ensemble out")
+
+    def _all_have_experts(self) -> bool:
+        return all(self.settings.expert(task) is not None for task in self.tasks)
+
+    def _row(self, name: str, path: Path, experts: Mapping[str, float]) -> Row:
+        began = time.monotonic()
+        scores = {}
+        for task in self.tasks:
+            scores[task.name] = with_share(self._score(name, path, task), task.counted, experts.get(task.name))
+        return Row(name, scores, path=str(path), seconds=round(time.monotonic() - began, 3))
+
+    def _experts(self) -> Row:
+        began, scores = time.monotonic(), {}
+        for task in self.tasks:
+            path = self.settings.expert(task)
+            assert path is not None
+            scores[task.name] = self._score("expert", path, task)
+        return Row("experts", scores, "experts", str(self.settings.experts or ""), round(time.monotonic() - began, 3))
+
+    def _against(self, row: Row, experts: Mapping[str, float]) -> Row:
+        scores = {t.name: with_share(row.scores[t.name], t.counted, experts[t.name]) for t in self.tasks}
+        return Row(row.name, scores, row.role, row.path, row.seconds)
+
+    def _score(self, name: str, path: Path, task: Task) -> Score:
+        key = self._key([path], task, "one")
+        told = self.settings.cache.get(key)
+        if told is None:
+            metrics = measured(task.kind, self._predictions(name, path, task))
+            self.settings.cache.put(key, metrics)
+            return self._told(metrics, task, cached=False)
+        return self._told(told, task, cached=True)
+
+    def _told(self, metrics: Mapping[str, float], task: Task, cached: bool) -> Score:
+        return Score(metrics[task.counted], metrics, None, len(self.read[task.name]), cached)
+
+    def _predictions(self, name: str, path: Path, task: Task) -> Predictions:
+        if self.opened is None or self.opened.path != path:
+            self.opened = None  # two models need not be in memory at once
+            self.opened = open_model(path, self.settings.device)
+        self.progress.phase(f"{name} on {task.name}", asked(self.read[task.name]))
+        return predict(self.opened, self.read[task.name], Asking(self.settings.heads, self.progress.advance))
+
+    def _ensemble(self, experts: Mapping[str, float]) -> Row:
+        """Every expert is asked every task, with the task's head; their predictions are averaged."""
+        began = time.monotonic()
+        paths = [path for task in self.tasks if (path := self.settings.expert(task)) is not None]
+        keys = {task.name: self._key(paths, task, "ensemble") for task in self.tasks}
+        known = {name: self.settings.cache.get(key) for name, key in keys.items()}
+        wanted = [task for task in self.tasks if known[task.name] is None]
+        sums: dict[str, Predictions] = {}
+        for path in paths if wanted else []:
+            for task in wanted:
+                made = self._predictions(path.name, path, task)
+                sums[task.name] = _added(sums.get(task.name), made, task)
+        scores = {}
+        for task in self.tasks:
+            told = known[task.name] or measured(task.kind, _divided(sums[task.name], len(paths), task))
+            self.settings.cache.put(keys[task.name], told)
+            score = self._told(told, task, cached=known[task.name] is not None)
+            scores[task.name] = with_share(score, task.counted, experts.get(task.name))
+        return Row("ensemble", scores, "ensemble", seconds=round(time.monotonic() - began, 3))
+
+    def _key(self, paths: Sequence[Path], task: Task, how: str) -> str:
+        told = task.model_dump(mode="json", exclude={"name", "place", "data", "expert", "head", "metric"})
+        head = self._head(task)
+        model = [hash_of_model(path) for path in paths]
+        return hash_of(how, model, told, head, self.read[task.name].digest, self.settings.key(), hash_of_code())
+
+    def _head(self, task: Task) -> str:
+        """The hash of the task's head; a head that is not there is told when it is put on."""
+        if not isinstance(task, Headed):
+            return ""
+        path = head_path(task, self.settings.heads)
+        if path is None or not path.exists():
+            return ""
+        return hash_of_model(path) if path.is_dir() else hash_of_files([path])
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "no such folder"
+        raise InputError(f"{path}: {what}", "name the folder of a model, with config and tokenizer")
+
+
+def _chances(made: Predictions, task: Task) -> Predictions:
+    """Predictions as what may be averaged: probabilities of choices and not their likelihoods."""
+    if task.kind != "multiple-choice":
+        return made
+    shifted = np.exp(made.scores - made.scores.max(1, keepdims=True))
+    return Predictions(shifted / shifted.sum(1, keepdims=True), made.targets, made.sizes)
+
+
+def _added(total: Predictions | None, made: Predictions, task: Task) -> Predictions:
+    chances = _chances(made, task)
+    return chances if total is None else Predictions(total.scores + chances.scores, made.targets, made.sizes)
+
+
+def _divided(total: Predictions, count: int, task: Task) -> Predictions:
+    mean = total.scores / count
+    if task.kind == "multiple-choice":
+        with np.errstate(divide="ignore"):
+            mean = np.log(mean)
+    return Predictions(mean, total.targets, total.sizes)

@@ -1,0 +1,137 @@
+"""Benchmarks of language models, asked by EleutherAI's lm-evaluation-harness and put into the same table."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from weft.engine.progress import Progress
+from weft.errors import InputError, nearest
+from weft.evaluation.evaluating import named
+from weft.evaluation.results import Column, Results, Row, Score
+
+HARNESS = 'pip install "weft[lm-eval]"'
+
+
+def with_harness(
+    results: Results | None,
+    models: Sequence[str | os.PathLike[str]],
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    batch: int = 32,
+    device: str | None = None,
+    dtype: str = "float32",
+    progress: Progress | None = None,
+) -> Results:
+    """Add tasks of the harness to a table.
+
+    Args:
+        results: the table so far, of the same models; None for none.
+        models: as for `evaluate`.
+        tasks: names that the harness knows, or YAML files in its own format.
+        limit: only the first so many examples of each task.
+        batch: requests at a time.
+        device: as torch calls it; None for the fastest that is there.
+        dtype: number format of weights.
+        progress: is told which model is asked.
+
+    Raises:
+        InputError: if the harness is not installed or knows no such task.
+    """
+    paths = named(models)
+    asked = _Harness(tasks)
+    told: dict[str, Mapping[str, Any]] = {}
+    for name, path in paths.items():
+        (progress or Progress()).phase(f"{name} in lm-evaluation-harness", 0)
+        told[name] = asked.ask(path, limit=limit, batch_size=batch, device=device, dtype=dtype)
+    columns = asked.columns(next(iter(told.values())))
+    before = results or Results([], [Row(name, {}, path=str(path)) for name, path in paths.items()])
+    rows = [_joined(row, columns, told[row.name]) if row.name in told else row for row in before.rows]
+    return Results([*before.tasks, *columns], rows, before.split, before.title, before.curves, before.facts)
+
+
+def _joined(row: Row, columns: Sequence[Column], told: Mapping[str, Any]) -> Row:
+    found = {column.name: _score(told, column) for column in columns}
+    return Row(row.name, {**row.scores, **found}, row.role, row.path, row.seconds, row.facts)
+
+
+def _score(told: Mapping[str, Any], column: Column) -> Score:
+    metrics = _metrics(told["results"][column.name])
+    examples = told.get("n-samples", {}).get(column.name, {}).get("effective", 0)
+    return Score(metrics[column.metric], metrics, None, int(examples))
+
+
+def _metrics(told: Mapping[str, Any]) -> dict[str, float]:
+    """What the harness calls `acc,none` is `acc` here; errors and words are left out."""
+    numbers = {name: value for name, value in told.items() if isinstance(value, (int, float)) and "," in name}
+    kept = {name: float(value) for name, value in numbers.items() if "_stderr" not in name}
+    return {name.removesuffix(",none"): value for name, value in kept.items()}
+
+
+class _Harness:
+    """The harness with the tasks that it shall ask."""
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        try:
+            self._evaluator: Any = import_module("lm_eval.evaluator")
+            manager: Any = import_module("lm_eval.tasks").TaskManager
+        except ImportError:
+            raise InputError("--lm-eval needs lm-evaluation-harness, which is not installed", HARNESS) from None
+        files = [Path(task) for task in tasks if task.endswith((".yaml", ".yml"))]
+        for file in files:
+            if not file.is_file():
+                raise InputError(
+                    f"--lm-eval {file}: no such file", "name a task, or a YAML file in the harness' format"
+                )
+        folders = sorted({str(file.parent.absolute()) for file in files})
+        self._manager = manager(include_path=folders or None)
+        self._tasks = [_named_in(Path(task)) if Path(task) in files else task for task in tasks]
+        known = self._manager.all_tasks
+        for task in self._tasks:
+            if task not in known:
+                what = f"--lm-eval {task}: lm-evaluation-harness knows no such task"
+                raise InputError(what, nearest(task, known) or "`lm-eval ls tasks` lists them")
+
+    def ask(self, path: Path, *, limit: int | None, batch_size: int, device: str | None, dtype: str) -> Any:
+        """What the harness finds out about one model."""
+        quiet = logging.getLogger("lm_eval")
+        level = quiet.level
+        quiet.setLevel(logging.ERROR)
+        try:
+            return self._evaluator.simple_evaluate(
+                model="hf", model_args={"pretrained": str(path), "dtype": dtype}, tasks=self._tasks, limit=limit,
+                batch_size=batch_size, device=device, task_manager=self._manager, bootstrap_iters=0, log_samples=False,
+            )  # fmt: skip
+        except Exception as error:  # a task's data, a model's code: whatever they raise is what the person must hear
+            lines = str(error).strip().splitlines() or [""]
+            what = f"{path}: lm-evaluation-harness failed: {type(error).__name__}: {lines[0]}"
+            raise InputError(what, "see whether `lm_eval` itself can run this task on this model") from error
+        finally:
+            quiet.setLevel(level)
+
+    def columns(self, told: Mapping[str, Any]) -> list[Column]:
+        """One for each task, groups included; the first metric is the one that counts."""
+        made = []
+        for name, found in told["results"].items():
+            metrics = _metrics(found)
+            if not metrics:
+                raise InputError(f"--lm-eval {name}: the harness gives no number", "choose a task with a metric")
+            first = next(iter(metrics))
+            rises = told.get("higher_is_better", {}).get(name, {}).get(first, True)
+            made.append(Column(name, "lm-eval", first, falls=rises is False))
+        return made
+
+
+def _named_in(file: Path) -> str:
+    """What the harness calls the task of a file."""
+    import re
+
+    found = re.search(r"^task\s*:\s*['\"]?([^'\"\s#]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise InputError(f"--lm-eval {file}: names no `task`", "write `task: NAME`, as lm-evaluation-harness reads it")
+    return found[1]

@@ -1,0 +1,306 @@
+"""From a model and examples to predictions, in batches of like length, for every kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.errors import InputError, shown
+from weft.evaluation.data import Examples
+from weft.evaluation.metrics import Predictions
+from weft.evaluation.models import Head, Model, head_for
+from weft.evaluation.schema import Classification, ImageClassification, LanguageModelling, MultipleChoice, Regression
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What goes with every question.
+
+    Attributes:
+        heads: a folder with a head for each task, if the tasks do not say.
+        advance: is told how many examples are done.
+    """
+
+    heads: Path | None = None
+    advance: Advance = lambda count: None
+
+
+def predict(model: Model, examples: Examples, asking: Asking) -> Predictions:
+    """Ask a model every example of a task.
+
+    Raises:
+        InputError: if labels, columns or heads do not fit the model.
+    """
+    with model.device.computing():
+        return _PREDICT[examples.task.kind](model, examples, asking)
+
+
+def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Positions in batches, the longest first, so that little is padding and memory runs out at once if at all.
+
+    Example:
+        >>> list(by_length([1, 9, 2, 8], 2))
+        [[1, 3], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _classify(model: Model, examples: Examples, asking: Asking) -> Predictions:
+    assert isinstance(examples.task, (Classification, ImageClassification))
+    head = head_for(examples.task, model, asking.heads)
+    if head.classes < 2:
+        what = f"task {examples.task.name}: the head gives one number, which tells no classes apart"
+        raise InputError(what, "choose `kind: regression`, or name the task's head")
+    targets = np.array(examples.classes(head.classes))
+    softmax = import_module("torch").softmax
+    return Predictions(_all_scores(model, examples, head, asking, lambda made: softmax(made, -1)), targets)
+
+
+def _regress(model: Model, examples: Examples, asking: Asking) -> Predictions:
+    assert isinstance(examples.task, Regression)
+    head = head_for(examples.task, model, asking.heads)
+    if head.classes != 1:
+        what = f"task {examples.task.name}: the head tells {head.classes} classes apart; regression needs one number"
+        raise InputError(what, "choose `kind: classification`, or name the task's head")
+    targets = np.array(examples.numbers("label"))
+    return Predictions(_all_scores(model, examples, head, asking, lambda made: made[:, 0]), targets)
+
+
+def _all_scores(
+    model: Model, examples: Examples, head: Head, asking: Asking, finish: Callable[[Any], Any]
+) -> NDArray[Any]:
+    """Of every example, in order."""
+    if isinstance(examples.task, ImageClassification):
+        batches = _image_batches(model, examples)
+    else:
+        texts = examples.texts("text")
+        batches = _text_batches(model, texts, _longest(model, examples.task.longest))
+    rows: list[Any] = [None] * len(examples)
+    for places, batch in batches:
+        with model.device.casting():
+            made = head.scores(batch)
+        for place, row in zip(places, finish(made.float()).cpu().numpy(), strict=True):
+            rows[place] = row
+        asking.advance(len(places))
+    scores = np.array(rows, np.float64)
+    _check_finite(scores, model, examples)
+    return scores
+
+
+def _check_finite(scores: NDArray[Any], model: Model, examples: Examples) -> None:
+    if not np.isfinite(scores).all():
+        k = int(np.argwhere(~np.isfinite(scores))[0][0])
+        what = f"{model.path}: on task {examples.task.name} its scores of example {k + 1} are not finite"
+        raise InputError(what, "see `weft verify` for what is wrong with it")
+
+
+def _text_batches(model: Model, texts: list[Any], longest: int) -> Iterator[tuple[list[int], Mapping[str, Any]]]:
+    pairs = bool(texts) and isinstance(texts[0], tuple)
+    columns = [list(column) for column in zip(*texts, strict=True)] if pairs else [texts]
+    encoded = model.tokenizer(*columns, truncation=True, max_length=longest)
+    for places in by_length([len(ids) for ids in encoded["input_ids"]], model.device.batch):
+        some = {name: [values[k] for k in places] for name, values in encoded.items()}
+        yield places, model.tokenizer.pad(some, return_tensors="pt").to(model.device.name)
+
+
+def _longest(model: Model, asked: int) -> int:
+    """Tokens that the model has places for, at most those asked."""
+    config = model.loaded.model.config
+    places = getattr(config, "max_position_embeddings", None) or asked
+    offset = 2 if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
+    return int(min(asked, places - offset))
+
+
+def _image_batches(model: Model, examples: Examples) -> Iterator[tuple[list[int], Mapping[str, Any]]]:
+    images = examples.values("image")
+    processor = _image_processor(model)
+    for start in range(0, len(images), model.device.batch):
+        some = images[start : start + model.device.batch]
+        made = processor(images=some, return_tensors="pt")
+        yield list(range(start, start + len(some))), {"pixel_values": made["pixel_values"].to(model.device.name)}
+
+
+def _image_processor(model: Model) -> Any:
+    try:
+        return import_module("transformers").AutoImageProcessor.from_pretrained(model.path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        what = f"{model.path}: has no image processor: {str(error).splitlines()[0]}"
+        raise InputError(what, "put the base's preprocessor_config.json into the folder") from None
+
+
+# Likelihood
+
+
+def _read_on(model: Model, examples: Examples, asking: Asking) -> Predictions:
+    """Running text, cut into pieces that the model can read; the first token of each piece is not predicted."""
+    texts = examples.texts("text")
+    longest = _longest(model, examples.task.longest)
+    pieces, owners = _pieces(model, texts, longest)
+    nats, counts = np.zeros(len(texts)), np.zeros(len(texts))
+    for places, sums in _likelihoods(model, pieces, [1] * len(pieces), asking):
+        for place, value in zip(places, sums, strict=True):
+            nats[owners[place]] -= value
+            counts[owners[place]] += len(pieces[place][1]) - 1
+    if not counts.sum():
+        raise InputError(f"task {examples.task.name}: the texts have no token to predict", "give longer texts")
+    _check_finite(nats, model, examples)
+    return Predictions(nats, counts, np.array([len(text.encode()) for text in texts]))
+
+
+Piece = tuple[list[int], list[int]]
+"""What an encoder reads, empty for models without one, and what is predicted."""
+
+
+def _pieces(model: Model, texts: list[str], longest: int) -> tuple[list[Piece], list[int]]:
+    _check_writes(model, "language modelling")
+    if model.loaded.has_encoder:
+        what = f"{model.path}: {type(model.loaded.model).__name__} predicts answers, not running text"
+        raise InputError(what, "choose `kind: multiple-choice`, or another model")
+    pieces: list[Piece] = []
+    owners = []
+    for owner, ids in enumerate(model.tokenizer(texts)["input_ids"]):
+        for start in range(0, len(ids), longest):
+            if len(ids[start : start + longest]) > 1:
+                pieces.append(([], ids[start : start + longest]))
+                owners.append(owner)
+    return pieces, owners
+
+
+def _check_writes(model: Model, kind: str) -> None:
+    if not model.loaded.model.can_generate():
+        what = f"{model.path}: {type(model.loaded.model).__name__} is no language model, so {kind} cannot be asked"
+        raise InputError(what, "name a model that writes text")
+    model.check_written(model.loaded.missing, "a model with its language-modelling head")
+
+
+def _choose(model: Model, examples: Examples, asking: Asking) -> Predictions:
+    _check_writes(model, "multiple choice")
+    assert isinstance(examples.task, MultipleChoice)
+    prompts, choices = _prompts(examples), _choices(examples)
+    most = max(map(len, choices))
+    targets = np.array([_right(examples, k, label, choices[k]) for k, label in enumerate(examples.values("label"))])
+    scores, sizes = np.full((len(examples), most), -np.inf), np.ones((len(examples), most))
+    flat = [(k, c) for k, some in enumerate(choices) for c in range(len(some))]
+    longest = _longest(model, examples.task.longest)
+    made = [_joined(model, prompts[k], choices[k][c], longest) for k, c in flat]
+    for places, sums in _likelihoods(model, [piece for piece, _ in made], [begin for _, begin in made], asking):
+        for place, value in zip(places, sums, strict=True):
+            scores[flat[place]] = value
+    for k, c in flat:
+        sizes[k, c] = len(choices[k][c])
+    _check_finite(np.where(np.isneginf(scores), 0.0, scores), model, examples)
+    return Predictions(scores, targets, sizes)
+
+
+def _prompts(examples: Examples) -> list[str]:
+    assert isinstance(examples.task, MultipleChoice)
+    if not examples.task.prompt:
+        return [str(text) for text in examples.texts("question")]
+    try:
+        return [examples.task.prompt.format(**row) for row in examples.rows]
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        what = f"task {examples.task.name}: the prompt asks for {error}, which {examples.where} has no column for"
+        raise InputError(what, f"the columns are {', '.join(examples.rows[0])}; write {{{{ for a brace") from None
+
+
+def _choices(examples: Examples) -> list[Sequence[str]]:
+    assert isinstance(examples.task, MultipleChoice)
+    if examples.task.choices:
+        return [examples.task.choices] * len(examples)
+    found = examples.values("choices")
+    for k, some in enumerate(found):
+        if not isinstance(some, (list, tuple)) or len(some) < 2 or not all(isinstance(text, str) for text in some):
+            what = f"task {examples.task.name}: {examples.where}: the choices of example {k + 1} are {shown(some)}"
+            raise InputError(what, "they should be a list of two texts or more")
+    return found
+
+
+def _right(examples: Examples, k: int, label: Any, choices: Sequence[str]) -> int:
+    """The position of the right choice; the data may also give its text."""
+    if isinstance(label, str) and label in choices:
+        return choices.index(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(choices):
+        return label
+    what = f"task {examples.task.name}: {examples.where}: the label of example {k + 1} is {shown(label)}"
+    raise InputError(
+        f"{what}, but it has {len(choices)} choices", "a label is the position of the right choice, from 0"
+    )
+
+
+def _joined(model: Model, prompt: str, choice: str, longest: int) -> tuple[Piece, int]:
+    """Prompt and choice as tokens, and where the choice begins; too much of a prompt is cut off at its beginning."""
+    if model.loaded.has_encoder:
+        return (model.tokenizer(prompt)["input_ids"][-longest:], model.tokenizer(text_target=choice)["input_ids"]), 0
+    before = model.tokenizer(prompt)["input_ids"]
+    end = getattr(model.tokenizer, "eos_token_id", None)
+    before = before[:-1] if len(before) > 1 and before[-1] == end else before
+    text = choice if not prompt or prompt[-1].isspace() or choice[:1].isspace() else f" {choice}"
+    after = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = [*before, *after][-longest:]
+    return ([], ids), max(len(ids) - len(after), 1)
+
+
+def _likelihoods(
+    model: Model, pieces: Sequence[Piece], begins: Sequence[int], asking: Asking
+) -> Iterator[tuple[list[int], list[float]]]:
+    """The sum of the log-likelihoods of each piece's tokens from a place on, in nats."""
+    for places in by_length([len(read) + len(ids) for read, ids in pieces], model.device.batch):
+        some = [pieces[k] for k in places]
+        scores, labels = _next_tokens(model, some)
+        rows = []
+        for row, ids, k in zip(scores, labels, places, strict=True):
+            first = begins[k] - (0 if model.loaded.has_encoder else 1)
+            chosen = row[: len(ids)].float().log_softmax(-1).gather(-1, ids.unsqueeze(-1))
+            rows.append(float(chosen[first:].cpu().double().sum()))
+        yield places, rows
+        asking.advance(len(places))
+
+
+def _next_tokens(model: Model, some: Sequence[Piece]) -> tuple[Any, list[Any]]:
+    """Scores of every next token, and of each piece the tokens that came."""
+    torch = import_module("torch")
+    wanted = [torch.tensor(ids, device=model.device.name) for _, ids in some]
+    batch = _padded(model, [read if model.loaded.has_encoder else ids for read, ids in some])
+    if model.loaded.has_encoder:
+        filled = torch.nn.utils.rnn.pad_sequence(wanted, batch_first=True, padding_value=-100)
+        batch = {**batch, "labels": filled}
+    with model.device.casting():
+        scores = model.loaded.model(**batch).logits
+    return scores, wanted if model.loaded.has_encoder else [ids[1:] for ids in wanted]
+
+
+def _padded(model: Model, some: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Filled up on the right, where a causal model never looks and an encoder is told not to."""
+    torch = import_module("torch")
+    fill = getattr(model.tokenizer, "pad_token_id", None) or 0
+    most = max(map(len, some))
+    ids = [[*each, *[fill] * (most - len(each))] for each in some]
+    mask = [[1] * len(each) + [0] * (most - len(each)) for each in some]
+    made = {"input_ids": ids, "attention_mask": mask}
+    return {name: torch.tensor(values, device=model.device.name) for name, values in made.items()}
+
+
+_PREDICT: Mapping[str, Callable[[Model, Examples, Asking], Predictions]] = {
+    "classification": _classify,
+    "image-classification": _classify,
+    "regression": _regress,
+    "language-modelling": _read_on,
+    "multiple-choice": _choose,
+}
+
+
+def asked(examples: Examples) -> int:
+    """How many steps of progress a task has: examples, or choices of all of them."""
+    if isinstance(examples.task, MultipleChoice):
+        return sum(map(len, _choices(examples)))
+    return len(examples) if not isinstance(examples.task, LanguageModelling) else 0
