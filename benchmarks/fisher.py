@@ -4,7 +4,8 @@
 
 Prints, for each model and batch, how many times as long as the plain pass the estimate takes (for `exact`, in all and
 for each class), and how many times as long a loop over single examples takes as the estimate. Runs take turns; figures
-are medians of the process's CPU time, which other programs on the machine disturb less than the clock, and of the clock.
+are medians of the process's CPU time, which other programs on the machine disturb less than the clock, and of the
+clock.
 """
 
 from __future__ import annotations

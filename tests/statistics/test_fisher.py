@@ -208,7 +208,9 @@ def model(name: str) -> Any:
             tr.Gemma3TextConfig(**SMALL, num_key_value_heads=1, head_dim=8, **TOKENS)
         ),
         "t5": lambda: tr.T5ForConditionalGeneration(
-            tr.T5Config(vocab_size=100, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0)
+            tr.T5Config(
+                vocab_size=100, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0
+            )
         ),
         "vit": lambda: tr.ViTForImageClassification(
             tr.ViTConfig(
