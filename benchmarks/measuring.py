@@ -26,7 +26,8 @@ class Contender:
         name: what to call it.
         command: the program and its arguments.
         output: what it writes; removed before each run, outside the time.
-        floor: the contender that it is compared with; empty if it is one itself, or there is none.
+        floor: the contender that it is compared with; empty if it is one itself, or there is none. It then runs
+            directly before and directly after.
         budget: the memory that it was told to keep to, in bytes; 0 if it was told nothing.
         reads: bytes of input, each counted once.
         fresh: whether nothing compiled earlier may be found.
@@ -49,12 +50,14 @@ class Result:
 
     Attributes:
         seconds: of each run.
+        floors: for each run the seconds of its floor at that time, the mean of the run before and the run after.
         peak: the most resident memory of the process and its children in any run, in bytes.
         said: what it wrote to standard error in the last run.
     """
 
     contender: Contender
     seconds: list[float] = field(default_factory=list)
+    floors: list[float] = field(default_factory=list)
     peak: int = 0
     said: str = ""
 
@@ -62,6 +65,12 @@ class Result:
     def median(self) -> float:
         """Seconds."""
         return statistics.median(self.seconds)
+
+    def note(self, done: Run) -> None:
+        """Another run."""
+        self.seconds.append(done.seconds)
+        self.peak = max(self.peak, done.peak)
+        self.said = done.said
 
 
 @dataclass(frozen=True)
@@ -76,24 +85,53 @@ class Run:
 def measure(contenders: Sequence[Contender], rounds: int, tell: Callable[[str], None]) -> list[Result]:
     """Run all of them in turn, once unmeasured to warm caches, then `rounds` times; each round begins with another.
 
+    Floors run around the commands that are compared with them.
+
     Args:
         contenders: in the order of the results.
         rounds: how many count.
         tell: is told of every run.
     """
-    results = [Result(contender) for contender in contenders]
     for turn in range(rounds + 1):
-        shift = turn % len(results)
-        for result in (*results[shift:], *results[:shift]):
-            if result.contender.once and turn != 1:
-                continue
-            done = run(result.contender)
-            tell(f"round {turn}: {result.contender.name}: {done.seconds:.2f} s")
-            if turn:
-                result.seconds.append(done.seconds)
-                result.peak = max(result.peak, done.peak)
-                result.said = done.said
-    return results
+        if turn <= 1:  # what the first round measured does not count
+            results = {contender.name: Result(contender) for contender in contenders}
+        _round(results, turn, tell)
+    return list(results.values())
+
+
+def _round(results: Mapping[str, Result], turn: int, tell: Callable[[str], None]) -> None:
+    floors = {result.contender.floor for result in results.values()}
+    own = [result for name, result in results.items() if name not in floors]
+    shift = turn % len(own)
+    before: tuple[str, float] | None = None  # the floor that ran last, if nothing has run since
+
+    def once(result: Result) -> float:
+        done = run(result.contender)
+        tell(f"round {turn}: {result.contender.name}: {done.seconds:.2f} s")
+        result.note(done)
+        return done.seconds
+
+    for result in (*own[shift:], *own[:shift]):
+        if not result.contender.once or turn == 1:
+            before = _beside_its_floor(result, results.get(result.contender.floor), before, once)
+
+
+def _beside_its_floor(
+    result: Result, floor: Result | None, before: tuple[str, float] | None, once: Callable[[Result], float]
+) -> tuple[str, float] | None:
+    """Run a command between two runs of its floor; the second may be the first of the next command.
+
+    How long a disk takes to sync changes from one minute to the next. What is compared must have met the same disk.
+    """
+    if floor is None:
+        once(result)
+        return None
+    name = floor.contender.name
+    first = before[1] if before and before[0] == name else once(floor)
+    once(result)
+    second = once(floor)
+    result.floors.append((first + second) / 2)
+    return name, second
 
 
 def run(contender: Contender) -> Run:

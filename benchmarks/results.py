@@ -28,6 +28,7 @@ class Row:
 
     Attributes:
         compiles: whether it said that it compiles.
+        floors: for each run the seconds of its floor at that time.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row:
     budget: int = 0
     reads: int = 0
     compiles: bool = False
+    floors: Sequence[float] = ()
 
     @property
     def median(self) -> float:
@@ -62,11 +64,17 @@ class Section:
         """The command of this name, if it took part."""
         return next((row for row in self.rows if row.name == name), None)
 
-    def ratio(self, name: str) -> float | None:
-        """How many times its floor a command took."""
+    def ratios(self, name: str) -> list[float]:
+        """How many times its floor a command took, in each run; nothing if it has none."""
         row = self.row(name)
-        floor = self.row(row.floor) if row and row.floor else None
-        return row.median / floor.median if row and floor else None
+        if row is None or not row.floor:
+            return []
+        return [taken / floor for taken, floor in zip(row.seconds, row.floors, strict=True)]
+
+    def ratio(self, name: str) -> float | None:
+        """The median of these."""
+        ratios = self.ratios(name)
+        return statistics.median(ratios) if ratios else None
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,8 @@ def _row(result: Result) -> Row:
     asked = result.contender
     seconds = [round(taken, 3) for taken in result.seconds]
     compiles = "compil" in result.said.lower()
-    return Row(asked.name, seconds, result.peak, asked.floor, asked.budget, asked.reads, compiles)
+    floors = [round(taken, 3) for taken in result.floors]
+    return Row(asked.name, seconds, result.peak, asked.floor, asked.budget, asked.reads, compiles, floors)
 
 
 def machine() -> dict[str, Any]:

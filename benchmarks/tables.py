@@ -51,14 +51,27 @@ def targets_table(results: Results) -> Table:
 def section_table(section: Section) -> Table:
     """Every command of a workload."""
     return Table(
-        ("", "seconds (median)", "min - max", "x floor", "peak MB"), [_line(section, row) for row in section.rows]
+        ("", "seconds (median)", "min - max", "x floor", "min - max", "peak MB"),
+        [_line(section, row) for row in section.rows],
     )
 
 
 def _line(section: Section, row: Row) -> tuple[str, ...]:
-    ratio = section.ratio(row.name)
-    span = f"{min(row.seconds):.2f} - {max(row.seconds):.2f}" if len(row.seconds) > 1 else "one run"
-    return (row.name, f"{row.median:.2f}", span, f"{ratio:.2f}" if ratio else "", f"{row.peak / 1e6:,.0f}")
+    ratio, ratios = section.ratio(row.name), section.ratios(row.name)
+    span = _span(row.seconds) or "one run"
+    return (
+        row.name,
+        f"{row.median:.2f}",
+        span,
+        f"{ratio:.2f}" if ratio else "",
+        _span(ratios),
+        f"{row.peak / 1e6:,.0f}",
+    )
+
+
+def _span(numbers: Sequence[float]) -> str:
+    """The least and the most of several."""
+    return f"{min(numbers):.2f} - {max(numbers):.2f}" if len(numbers) > 1 else ""
 
 
 def formats_table(formats: Section) -> Table:

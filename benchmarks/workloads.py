@@ -143,7 +143,7 @@ def _experts(quick: bool) -> Workload:
         ]
 
     title = f"Mixture of experts, {len(specs):,} tensors of 25 kB, bfloat16: a base and three fine-tunes"
-    return Workload("experts", title, 2, lambda folder: _write_family(folder, specs, ALL), contenders)
+    return Workload("experts", title, 3, lambda folder: _write_family(folder, specs, ALL), contenders)
 
 
 def _embedding(quick: bool) -> Workload:

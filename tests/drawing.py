@@ -40,6 +40,17 @@ def fisher_of(seed: int, like: StateDict) -> StateDict:
     return {name: (rng.standard_normal(t.shape) ** 4 * (rng.random(t.shape) > 0.2) * 1e-3) for name, t in like.items()}
 
 
+def gram_of(seed: int, like: StateDict) -> StateDict:
+    """Something that could be the Gram matrices of a model's layer inputs, more tokens than inputs; not for vectors."""
+    rng = np.random.default_rng([seed, 11])
+    return {name: _gram(rng, t.shape[1]) for name, t in like.items() if t.ndim == 2 and t.size}
+
+
+def _gram(rng: np.random.Generator, inputs: int) -> np.ndarray:
+    tokens = rng.standard_normal((4 * inputs, inputs)) * np.exp(rng.standard_normal(inputs))
+    return tokens.T @ tokens / len(tokens)
+
+
 def as_bfloat16(state: StateDict) -> StateDict:
     import ml_dtypes
 

@@ -83,6 +83,21 @@ def test_every_round_begins_with_another_and_the_slow_take_part_once(tmp_path: P
     assert [len(result.seconds) for result in found] == [2, 2, 1]
 
 
+def test_what_has_a_floor_runs_between_two_runs_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    floors = [measuring.Contender(name, (name,)) for name in ("floor 1", "floor 2")]
+    merges = [measuring.Contender(name, (name,), floor=f"floor {name[-1]}") for name in ("a1", "b1", "c2")]
+    clock = iter(range(1, 100))
+    monkeypatch.setattr(measuring, "run", lambda contender: measuring.Run(float(next(clock)), 0, ""))
+    told: list[str] = []
+    found = measuring.measure([*floors, *merges], 1, lambda text: told.append(text.split(": ")[1]))
+    assert told[:8] == ["floor 1", "a1", "floor 1", "b1", "floor 1", "floor 2", "c2", "floor 2"]
+    assert told[8:] == ["floor 1", "b1", "floor 1", "floor 2", "c2", "floor 2", "floor 1", "a1", "floor 1"]
+    by_name = {result.contender.name: result for result in found}
+    assert {name: by_name[name].floors for name in ("b1", "c2", "a1")} == {"b1": [10.0], "c2": [13.0], "a1": [16.0]}
+    assert by_name["floor 1"].seconds == [9.0, 11.0, 15.0, 17.0]
+    assert by_name["b1"].seconds == [10.0]
+
+
 def test_a_fresh_run_finds_nothing_compiled_and_output_is_removed(tmp_path: Path) -> None:
     program = "import os, sys; print(os.environ['WEFT_CACHE'], file=sys.stderr); open(sys.argv[1], 'x')"
     output = tmp_path / "out"
@@ -137,13 +152,13 @@ def test_the_shapes_are_as_large_as_they_are_said_to_be() -> None:
 def _measured(seconds: float, peak: int = 0) -> results.Results:
     rows = [
         results.Row("floor", [2.0, 1.0, 3.0], 0),
-        results.Row("weft linear", [seconds], peak, "floor", budget=256 * MB),
+        results.Row("weft linear", [9.0, seconds, 0.1], peak, "floor", budget=256 * MB, floors=[1.0, 2.0, 1.0]),
     ]
     return results.Results({"cores": 2}, {"llama": results.Section("", rows)})
 
 
 @pytest.mark.parametrize(("seconds", "met"), [(2.6, True), (2.62, False)])
-def test_a_ratio_is_of_medians_and_judged_by_its_target(seconds: float, met: bool) -> None:
+def test_a_ratio_is_the_median_of_runs_beside_their_floors_and_judged_by_its_target(seconds: float, met: bool) -> None:
     ratio, *_ = targets.judged(_measured(seconds))
     assert (ratio.work, ratio.measured, ratio.met) == ("0.5 billion parameters: linear", f"{seconds / 2:.2f} x", met)
 

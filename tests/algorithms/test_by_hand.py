@@ -62,3 +62,11 @@ def test_fisher_norms_make_models_equal() -> None:
     """Each Fisher has one entry, so after division by the norm both count 1: the mean of 5 and -1."""
     one, three = {"w": np.array([1.0, 0, 0, 0])}, {"w": np.array([3.0, 0, 0, 0])}
     assert weft.merge([A, B], method="fisher", fisher=[one, three])["w"][0] == 2.0
+
+
+def test_fisher_weights_may_be_tiny() -> None:
+    """Only their ratios matter, so that none may vanish in a product."""
+    models = [{"w": np.array([0.0, 4.0], np.float32)}, {"w": np.array([4.0, 0.0], np.float32)}]
+    fishers = [{"w": np.array([1e-30, 3e-30], np.float32)}, {"w": np.array([3e-30, 1e-30], np.float32)}]
+    merged = weft.merge(models, method="fisher", fisher=fishers, weight=1e-40, normalize=False, floor=0)
+    np.testing.assert_allclose(merged["w"], [3.0, 3.0], rtol=1e-6)

@@ -80,7 +80,7 @@ def test_the_baselines_of_the_ties_repository(combine: str) -> None:
 @pytest.mark.parametrize("case", MERGES, ids=lambda c: c.id)
 def test_fisher(case: Case) -> None:
     options = case.options
-    fishers = [case.inputs(f"fisher_{i}") if options["use_fisher"] else None for i in range(case.models)]
+    fishers = [case.inputs(f"fisher_{i}") if options["use_fisher"] else None for i in range(len(case.models))]
     for c, coefficients in enumerate(options["coefficients"]):
         merged = weft.merge(
             case.tuned(),

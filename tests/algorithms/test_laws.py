@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 import weft
-from tests.drawing import StateDict, base_and_tuned, fisher_of
+from tests.drawing import StateDict, base_and_tuned, fisher_of, gram_of
 from weft.algorithms.method import Law
 
 DECLARED = [(name, law) for name in weft.methods() for law in weft.method(name).laws]
 
 
 def merged(name: str, base: StateDict, tuned: list[StateDict], **options: Any) -> StateDict:
+    order = options.pop("order", range(len(tuned)))
     if name == "fisher":
-        options = {"fisher": [fisher_of(i, base) for i in options.pop("order", range(len(tuned)))], **options}
-    options.pop("order", None)
+        options = {"fisher": [fisher_of(i, base) for i in order], **options}
+    if name in ("regmean", "mats"):
+        options = {"gram": [gram_of(i, base) for i in order], **options}
     return weft.merge(tuned, base=base, method=name, **options)
 
 

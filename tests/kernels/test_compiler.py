@@ -41,6 +41,21 @@ def test_machine_code_agrees_with_python(models: int) -> None:
         assert out[i] == expected
 
 
+@pytest.mark.parametrize("count", [255, 256, 600])
+def test_inputs_beyond_those_that_a_loop_reads_itself_are_the_same_numbers(count: int) -> None:
+    """With so many models some inputs are decoded first, in stretches."""
+    loop, values = loop_of(60)
+    few, few_values = loop_of(2)
+    rng = np.random.default_rng(count)
+    base, *tuned = rng.standard_normal((61, count)) * 0.2
+    for changed in (0, 30, 38, 39, 59):  # all others are as the base is, and have no say
+        models = [t if k == changed else base for k, t in enumerate(tuned)]
+        out, expected = np.empty(count), np.empty(count)
+        compiled(loop)(out, 0, -1, packed(loop, values), base, *models)
+        compiled(few)(expected, 0, -1, packed(few, few_values), base, tuned[changed], base)
+        np.testing.assert_array_equal(out, expected)
+
+
 def test_single_precision_stays_single(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A literal or a length in double precision would double the cost and change the bits."""
     monkeypatch.setenv("WEFT_CACHE", str(tmp_path))

@@ -15,7 +15,7 @@ from tests.long.bounded import DOUBLE, SINGLE, Bounded, Precision, Truth, World
 from tests.long.branchless import branchless
 from tests.long.cases import Array
 from tests.long.jobs import Job
-from weft.algorithms.method import Rank, Statistic, Total
+from weft.algorithms.program import Rank, Statistic, Total
 
 Figures = Mapping[str, Any]
 """Numbers by argument name: a `Figure`, or a tuple with one for each model."""

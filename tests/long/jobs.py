@@ -11,7 +11,8 @@ import numpy as np
 import weft
 from tests.long.bounded import DOUBLE, SINGLE, Precision
 from tests.long.cases import Array, Auxiliary, Case, Model, is_float
-from weft.algorithms.method import Method, Program
+from weft.algorithms.method import Method
+from weft.algorithms.program import Program
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,7 @@ def complaint(folder: Path, text: str) -> str:
 
 def parameters(action: object) -> dict[str, Any]:
     assert isinstance(action, Merge)
-    return {"method": action.method.name, **action.method.model_dump()}
+    return {"method": action.method.name, **action.method.method.model_dump()}
 
 
 def test_the_recipe_of_the_documentation(tmp_path: Path) -> None:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import frexp, ldexp, sqrt
 from typing import Annotated, Any, ClassVar, final
 
 from pydantic import model_validator
 
-from weft.algorithms.method import (
-    Law,
-    Method,
-    NonNegative,
-    Note,
-    PerModel,
-    Program,
-    Statistic,
-    Tensors,
-    Total,
-    parameter,
-)
+from weft.algorithms.method import Law, Method, NonNegative, PerModel, Tensors, parameter
+from weft.algorithms.program import Note, Program, Statistic, Total
 from weft.kernels.element import element
 
 Reals = tuple[float, ...]
@@ -75,6 +65,12 @@ def knows_nothing(fisher: Reals, weight: Reals, norm: Reals, floor: Reals) -> bo
 def squared(fisher: float) -> float:
     """The square of a Fisher entry."""
     return fisher * fisher
+
+
+def _near_one(weights: tuple[float, ...]) -> tuple[float, ...]:
+    """The weights times a power of two, so that the largest is near 1 and no product vanishes: only ratios matter."""
+    exponent = frexp(max(weights))[1]
+    return tuple(ldexp(weight, -exponent) for weight in weights)
 
 
 def _root(total: float, count: int) -> float:
@@ -142,12 +138,13 @@ class Fisher(Method):
             fisher_average,
             statistics=(_NORM,) if self.normalize else (),
             values={
-                "weight": self.weight,
+                "weight": _near_one(self.weight),
                 "norm": (1.0,) * (donors + 1),
                 "floor": (self.floor, *([0.0 if self.favor_target else self.floor] * donors)),
             },
             auxiliary={"fisher": self.fisher},
             whole_model=True,
+            relative=True,
             remarks=() if any(f is not None for f in self.fisher) else (_ISOTROPIC,),
             nonnegative=frozenset({"fisher"}),
             note=Note(knows_nothing, "no model has information about {count} parameters; they are the weighted mean"),

@@ -7,7 +7,8 @@ from typing import ClassVar, final
 
 from pydantic import model_validator
 
-from weft.algorithms.method import Law, Method, Number, PerModel, Program, parameter
+from weft.algorithms.method import Law, Method, Number, PerModel, parameter
+from weft.algorithms.program import Program
 from weft.kernels.element import element
 
 
@@ -64,4 +65,4 @@ class Linear(Method):
     def program(self) -> Program:
         """A single map."""
         mass = fsum(self.weight) if self.normalize else 1.0
-        return Program(weighted_average, values={"weight": self.weight, "mass": mass})
+        return Program(weighted_average, values={"weight": self.weight, "mass": mass}, relative=self.normalize)

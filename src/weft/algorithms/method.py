@@ -2,23 +2,23 @@
 
 A method is a frozen pydantic model. Its fields are its parameters, so that recipes, the command line, `weft methods`
 and the documentation read them from one place. Its `program` says, as data, which scalar function computes one
-parameter and which statistics that function needs; how tensors are streamed to it is the engine's business.
+parameter and which statistics that function needs; how tensors are streamed to it is the engine's business. What
+programs are made of is in `program.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from weft.algorithms.program import Program
 from weft.algorithms.wording import worded
 from weft.errors import InputError, Problem, nearest
-from weft.kernels.element import Scalar
 
 T = TypeVar("T")
 
@@ -61,111 +61,10 @@ class Law(Enum):
     SCALING = "task vectors k times as long give a merged task vector k times as long"
 
 
-@dataclass(frozen=True)
-class Total:
-    """Fold: the sum over the scope.
+class Step(BaseModel):
+    """Something that happens in a merge, with its parameters settled for a given number of models.
 
-    Attributes:
-        finish: from the sum, the number of parameters in the scope and, with `by`, that parameter's value to the
-            result.
-        by: a parameter of the method that `finish` needs.
-    """
-
-    finish: Scalar
-    by: str = ""
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Fold: the m-th smallest value in the scope, exactly.
-
-    Attributes:
-        rank: from the number of parameters in the scope and the value of the parameter `by` to m; 0 gives 0.
-        by: the method's parameter that decides the rank.
-    """
-
-    rank: Scalar
-    by: str
-
-
-@dataclass(frozen=True)
-class Share:
-    """Fold: the value at which the largest values hold a share of the sum of squares of the scope, exactly.
-
-    Attributes:
-        by: the method's parameter that is the share.
-    """
-
-    by: str
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A number about a whole scope that the method's scalar functions may ask for by name.
-
-    Attributes:
-        name: the argument name under which it is handed on.
-        expression: what is computed for every parameter; it may ask for statistics declared before this one.
-        fold: how the scope's values become one number.
-        each: computed once for each model, `tuned` and every per-model argument being that model's own number;
-            the result is then per model as well.
-        known: the auxiliary input, and the key of its metadata, that may hold the result already.
-        double: computed in float64 whatever the inputs are, where squares of tiny numbers would vanish.
-    """
-
-    name: str
-    expression: Scalar
-    fold: Total | Rank | Share
-    each: bool = False
-    known: tuple[str, str] | None = None
-    double: bool = False
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something worth telling, counted while merging.
-
-    Attributes:
-        happens: a scalar function that says whether it happens to a parameter.
-        text: the sentence, with `{count}`.
-    """
-
-    happens: Scalar
-    text: str
-
-
-@dataclass(frozen=True)
-class Program:
-    """How a method computes, as data.
-
-    Attributes:
-        element: the scalar function of one parameter.
-        functions: the `@element` functions that it receives as arguments: what the method's options choose.
-        statistics: what it needs to know about the scope, in order.
-        values: numbers derived from the parameters, by argument name: one, or one for each model.
-        auxiliary: argument names fed by tensors beside the checkpoints: for each the source, or one for each model;
-            a None among them stands for the number 1.
-        whole_model: whether the scope is all tensors that are merged with this method, or each on its own.
-        note: what to count and report.
-        remarks: what a person should know about these parameters.
-        nonnegative: auxiliary arguments that may not hold negative numbers.
-    """
-
-    element: Scalar
-    functions: Mapping[str, Scalar] = field(default_factory=dict)
-    statistics: tuple[Statistic, ...] = ()
-    values: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
-    auxiliary: Mapping[str, Any] = field(default_factory=dict)
-    whole_model: bool = False
-    note: Note | None = None
-    remarks: tuple[str, ...] = ()
-    nonnegative: frozenset[str] = frozenset()
-
-
-class Method(BaseModel, ABC):
-    """A merge method with its parameters settled, for a given number of models.
-
-    Subclasses are final: one class, one file, named after the method.
+    Subclasses are final: one class, one file, named after it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -175,16 +74,9 @@ class Method(BaseModel, ABC):
     formula: ClassVar[str]
     """The docstring's formula, for terminals."""
     source: ClassVar[str]
-    needs_base: ClassVar[bool]
-    laws: ClassVar[Mapping[Law, Mapping[str, Any]]]
-    """The laws that hold, each with the parameters under which it does (empty: the defaults)."""
 
-    @abstractmethod
-    def program(self) -> Program:
-        """What the engine shall run."""
-
-    def ignoring(self, models: Sequence[int]) -> Method:
-        """The same method for a tensor that some models lack: their weight is 0.
+    def ignoring(self, models: Sequence[int]) -> Self:
+        """The same for a tensor that some models lack: their weight is 0.
 
         Args:
             models: positions of these models.
@@ -214,7 +106,7 @@ class Method(BaseModel, ABC):
         rule: Mapping[str, Any] = MappingProxyType({}),
         own: Sequence[Mapping[str, Any]] = (),
         common: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Method:
+    ) -> Self:
         """Settle every parameter for every model.
 
         Args:
@@ -256,6 +148,64 @@ class Method(BaseModel, ABC):
         if len(path) > 1 and cls.is_per_model(path[0]) and settled[path[0]] != (value,) * len(models):
             of = f" of model {models[path[1]]!r}"
         return Problem(f"method {cls.name}: {path[0]}{of} is {value!r}; it {text}", f"see `weft methods {cls.name}`")
+
+
+class Method(Step, ABC):
+    """A merge method: a step that makes one model of several."""
+
+    TOLD: ClassVar = ("name", "title", "formula", "source", "needs_base", "laws")
+    """What a method's class must say of itself."""
+
+    needs_base: ClassVar[bool]
+    """Whether it cannot do without a base, whatever its parameters are; see `wants_base`."""
+    models: ClassVar[range] = range(1, 1 << 16)
+    """How many models it can merge; a base is not one of them."""
+    laws: ClassVar[Mapping[Law, Mapping[str, Any]]]
+    """The laws that hold, each with the parameters under which it does (empty: the defaults)."""
+
+    @property
+    def wants_base(self) -> bool:
+        """Whether it cannot do without a base, with these parameters."""
+        return self.needs_base
+
+    @classmethod
+    def check_count(cls, models: Sequence[str]) -> None:
+        """Refuse a number of models that it cannot merge.
+
+        Args:
+            models: their names.
+
+        Raises:
+            InputError: naming both numbers.
+
+        Example:
+            >>> from weft.algorithms.linear import Linear
+            >>> Linear.check_count(["a", "b"])
+        """
+        if len(models) not in cls.models:
+            given = f"{len(models)} ({', '.join(models)})"
+            beside = "; the base is none of them" if cls.needs_base else ""
+            what = f"method {cls.name} merges {cls.counted()}, not {given}"
+            raise InputError(what, f"name {cls.counted()}{beside}")
+
+    @classmethod
+    def counted(cls) -> str:
+        """In words: how many models it merges.
+
+        Example:
+            >>> from weft.algorithms.linear import Linear
+            >>> Linear.counted()
+            'one or more models'
+        """
+        words = ("no", "one", "two", "three", "four")
+        least = words[cls.models.start] if cls.models.start < len(words) else str(cls.models.start)
+        if len(cls.models) == 1:
+            return f"exactly {least} model{'s' if cls.models.start > 1 else ''}"
+        return f"{least} or more models"
+
+    @abstractmethod
+    def program(self) -> Program:
+        """What the engine shall run."""
 
 
 def _spread(name: str, layer: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:

@@ -1,43 +1,144 @@
-"""The methods by name. Complete when it is imported."""
+"""The methods by name: those of this package, complete when it is imported, and those that other packages bring."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 
+from weft.algorithms import plugins
+from weft.algorithms.arcee_fusion import ArceeFusion
+from weft.algorithms.breadcrumbs import Breadcrumbs
+from weft.algorithms.consensus import Consensus
+from weft.algorithms.correction import Correction
+from weft.algorithms.dare import Dare
+from weft.algorithms.della import Della
+from weft.algorithms.dppa import Dppa
 from weft.algorithms.fisher import Fisher
+from weft.algorithms.iso_c import IsoC
+from weft.algorithms.iso_cts import IsoCts
+from weft.algorithms.karcher import Karcher
 from weft.algorithms.linear import Linear
+from weft.algorithms.mats import Mats
+from weft.algorithms.median import Median
 from weft.algorithms.method import Method
+from weft.algorithms.model_stock import ModelStock
+from weft.algorithms.nearswap import Nearswap
+from weft.algorithms.passthrough import Passthrough
+from weft.algorithms.pcb import Pcb
+from weft.algorithms.ram import Ram
+from weft.algorithms.ram_plus import RamPlus
+from weft.algorithms.regmean import RegMean
+from weft.algorithms.sce import Sce
+from weft.algorithms.slerp import Slerp
+from weft.algorithms.sparsifier import Sparsifier
+from weft.algorithms.svc import Svc
 from weft.algorithms.task_arithmetic import TaskArithmetic
 from weft.algorithms.ties import Ties
-from weft.errors import InputError, nearest
+from weft.algorithms.tsv import Tsv
+from weft.algorithms.wudi import Wudi
+from weft.errors import InputError, Problem, nearest
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
-    {method.name: method for method in (Linear, TaskArithmetic, Ties, Fisher)}
+    {
+        method.name: method
+        for method in (
+            Linear,
+            Median,
+            TaskArithmetic,
+            Ties,
+            Consensus,
+            Pcb,
+            Sce,
+            Ram,
+            RamPlus,
+            Nearswap,
+            ArceeFusion,
+            Slerp,
+            Karcher,
+            ModelStock,
+            Fisher,
+            RegMean,
+            Mats,
+            Dare,
+            Della,
+            Breadcrumbs,
+            Dppa,
+            Tsv,
+            IsoC,
+            IsoCts,
+            Wudi,
+            Svc,
+            Passthrough,
+        )
+    }
 )
+"""Those of this package."""
 
 
 def methods() -> tuple[str, ...]:
-    """The names of all methods.
+    """The names of all methods, those of other packages last.
 
     Example:
-        >>> methods()
-        ('linear', 'task_arithmetic', 'ties', 'fisher')
+        >>> "ties" in methods()
+        True
     """
-    return tuple(METHODS)
+    return (*METHODS, *(name for name in plugins.names() if name not in METHODS))
 
 
 def method(name: str) -> type[Method]:
     """A method by name.
 
     Raises:
-        InputError: with the nearest name, if there is none.
+        InputError: with the nearest name, if there is none; if it is another package's and cannot be loaded.
 
     Example:
         >>> method("ties").model_fields["density"].default
         0.2
     """
-    if name not in METHODS:
-        raise InputError(
-            f"there is no method {name!r}", nearest(name.lower(), METHODS) or f"the methods are {', '.join(METHODS)}"
-        )
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    if name in plugins.names():
+        return plugins.loaded(name)
+    remedy = nearest(name.lower(), methods()) or f"the methods are {', '.join(methods())}"
+    raise InputError(f"there is no method {name!r}", remedy)
+
+
+def usable() -> tuple[dict[str, type[Method]], list[Problem]]:
+    """Every method that can be loaded, by name, and what is wrong with those that other packages bring."""
+    found = dict(METHODS)
+    problems: list[Problem] = []
+    for name in plugins.names():
+        try:
+            if name in METHODS:
+                raise InputError(*plugins.shadowed(name))
+            found[name] = plugins.loaded(name)
+        except InputError as error:
+            problems += error.problems
+    return found, problems
+
+
+def sparsifier(name: str) -> type[Sparsifier]:
+    """What may change task vectors `before:` another method, by name.
+
+    Raises:
+        InputError: if there is none of this name, or it merges instead.
+    """
+    kind = method(name) if name in methods() else None
+    if kind is not None and issubclass(kind, Sparsifier):
+        return kind
+    known = [other.name for other in METHODS.values() if issubclass(other, Sparsifier)]
+    what = f"before: {name} merges models" if kind else f"before: there is no sparsifier {name!r}"
+    raise InputError(what, nearest(name.lower(), known) or f"before a method may come {', '.join(known)}")
+
+
+def correction(name: str) -> type[Correction]:
+    """What may correct merged tensors `after:` another method, by name.
+
+    Raises:
+        InputError: if there is none of this name, or it merges instead.
+    """
+    kind = method(name) if name in methods() else None
+    if kind is not None and issubclass(kind, Correction):
+        return kind
+    known = [other.name for other in METHODS.values() if issubclass(other, Correction)]
+    what = f"after: {name} merges models" if kind else f"after: there is no correction {name!r}"
+    raise InputError(what, nearest(name.lower(), known) or f"after a method may come {', '.join(known)}")

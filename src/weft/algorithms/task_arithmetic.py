@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-from weft.algorithms.method import Law, Method, Number, PerModel, Program, parameter
+from weft.algorithms.method import Law, Method, Number, PerModel, parameter
+from weft.algorithms.program import Program
 from weft.kernels.element import element
 
 
@@ -52,4 +53,4 @@ class TaskArithmetic(Method):
 
     def program(self) -> Program:
         """A single map."""
-        return Program(task_arithmetic, values={"weight": self.weight, "scale": self.scale})
+        return Program(task_arithmetic, values={"weight": self.weight, "scale": self.scale}, relative=True)

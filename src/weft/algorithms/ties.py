@@ -8,20 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, final
 from pydantic import Field, field_validator
 
 from weft.algorithms.elections import COMBINATIONS, ELECTIONS, Function, Reals, elect_nothing, sign_of
-from weft.algorithms.method import (
-    Fraction,
-    Law,
-    Method,
-    Number,
-    PerModel,
-    Program,
-    Rank,
-    Share,
-    Statistic,
-    Tensors,
-    Total,
-    parameter,
-)
+from weft.algorithms.method import Fraction, Law, Method, Number, PerModel, Tensors, parameter
+from weft.algorithms.program import Program, Rank, Share, Statistic, Total
 from weft.kernels.element import element
 
 
@@ -283,6 +271,8 @@ class Ties(Method):
             values={
                 "weight": self.weight,
                 "scale": self.scale,
+                "density": self.density,
+                "deviations": self.deviations,
                 "majority": 0.0,
                 "threshold": zeros,
                 "center": zeros,
@@ -290,4 +280,5 @@ class Ties(Method):
             },
             auxiliary={"signs": self.elect} if given else {},
             whole_model=self.scope == "model",
+            relative=True,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -76,6 +76,22 @@ class Checkpoint(ABC):
             One-dimensional, of the dtype's storage type. It may be a view of `buffer` or of the checkpoint's own
             memory, and must not be changed.
         """
+
+    def read_whole(self, names: Sequence[str], buffer: Array) -> None:
+        """All elements of several tensors of one number format, one after the other, in storage format.
+
+        Args:
+            names: the tensors.
+            buffer: uint8, as long as all of them together; is filled.
+        """
+        at = 0
+        for name in names:
+            spec = self.tensors[name]
+            part = buffer[at : at + spec.nbytes]
+            values = self.read(name, 0, spec.size, part)
+            if not np.may_share_memory(values, part):
+                part.view(spec.dtype.storage)[:] = values
+            at += spec.nbytes
 
     @abstractmethod
     def file_of(self, name: str) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -246,11 +247,11 @@ def check_index(weights: Weights, checkpoint: Checkpoint) -> None:
     """
     if weights.index is None:
         return
-    misplaced = [
-        (name, shard)
-        for name, shard in weights.weight_map.items()
-        if name not in checkpoint.tensors or os.path.basename(checkpoint.file_of(name)) != shard
-    ]
+    base_of = cache(os.path.basename)  # of a few files, asked for tens of thousands of tensors
+    places = {name: base_of(checkpoint.file_of(name)) for name in checkpoint.tensors}
+    if places == weights.weight_map:
+        return
+    misplaced = [(name, shard) for name, shard in weights.weight_map.items() if places.get(name) != shard]
     problems = [
         Problem(f"{weights.index}: says that {shown(name)} is in {shard}, which does not hold it", _AGAIN)
         for name, shard in misplaced[:_TOLD]

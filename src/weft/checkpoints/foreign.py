@@ -332,7 +332,10 @@ def refuse_quantised_tensors(checkpoint: Checkpoint) -> None:
     Raises:
         InputError: naming the method and the tensor that betrays it.
     """
+    holds_codes = any(spec.dtype.kind is Kind.EXACT for spec in checkpoint.tensors.values())
     for signature in _SIGNATURES:
+        if signature.are_codes and not holds_codes:
+            continue
         witness = _witness(checkpoint, signature)
         if witness is not None:
             raise InputError(*_refusal(checkpoint.label, signature.method, signature.bits, f"tensor {witness!r}"))
@@ -340,7 +343,7 @@ def refuse_quantised_tensors(checkpoint: Checkpoint) -> None:
 
 def _witness(checkpoint: Checkpoint, signature: _Signature) -> str | None:
     first, *others = signature.endings
-    for name in (name for name in checkpoint.tensors if name.endswith(first)):
+    for name in [name for name in checkpoint.tensors if name.endswith(first)]:
         layer = name.removesuffix(first)
         holds_codes = checkpoint.tensors[name].dtype.kind is Kind.EXACT or not signature.are_codes
         if holds_codes and all(layer + other in checkpoint.tensors for other in others):

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakValueDictionary
 
 from weft.checkpoints.checkpoint import TensorSpec
 from weft.checkpoints.header_text import Entry, MetadataError, parsed_header
@@ -31,7 +33,7 @@ _REMEDY = "the file is damaged or was cut off: download or save it again"
 
 @dataclass(frozen=True)
 class Header:
-    """What one file says of itself.
+    """What one file says of itself. It is shared by files that say the same, and not to be changed.
 
     Attributes:
         offsets: for each tensor, where its bytes begin in the file.
@@ -58,7 +60,16 @@ def read_header(file: BinaryIO, path: Path, size: int) -> Header:
     if len(prefix) < LENGTH or length > min(size - LENGTH, LONGEST):
         raise InputError(f"{path}: not a safetensors file, or cut off: {size} bytes, header length {length}", _REMEDY)
     begin = LENGTH + length
-    return _checked(*_parsed(file.read(length), path), path, begin, size - begin)
+    text = file.read(length)
+    key = (sha256(text).digest(), size)
+    header = _KNOWN.get(key)
+    if header is None:
+        header = _KNOWN[key] = _checked(*_parsed(text, path), path, begin, size - begin)
+    return header
+
+
+_KNOWN: WeakValueDictionary[tuple[bytes, int], Header] = WeakValueDictionary()
+"""The headers that are in use: fine-tunes of one model mostly have the same, which is then checked once."""
 
 
 def _parsed(text: bytes, path: Path) -> tuple[dict[str, Entry | None], dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 from types import MappingProxyType
@@ -41,6 +41,10 @@ class Renamed(Wrapping):
     def read(self, name: str, start: int, stop: int, buffer: Array) -> Array:
         """See `Checkpoint.read`."""
         return self._inner.read(self._names[name], start, stop, buffer)
+
+    def read_whole(self, names: Sequence[str], buffer: Array) -> None:
+        """See `Checkpoint.read_whole`."""
+        self._inner.read_whole([self._names[name] for name in names], buffer)
 
     def file_of(self, name: str) -> str:
         """The file, and the name that the tensor has there."""

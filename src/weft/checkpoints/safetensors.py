@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
-from weft.checkpoints.header import read_header
+from weft.checkpoints.header import Header, read_header
 from weft.checkpoints.plain_files import open_file
+from weft.checkpoints.positioned import read_at
 from weft.checkpoints.readahead import ReadAhead
 from weft.checkpoints.sources import ChangedError, SourceFile
 from weft.errors import InputError, MergeError
@@ -78,6 +80,7 @@ class SafetensorsCheckpoint(Checkpoint):
         self.stem = stem
         self._descriptors: list[int] = []
         self._sources: list[SourceFile] = []
+        self._headers: list[Header] = []  # kept, so that a checkpoint with the same ones need not parse them
         self._ahead = ReadAhead()
         self._places: dict[str, Stretch] = {}
         tensors: dict[str, TensorSpec] = {}
@@ -101,6 +104,7 @@ class SafetensorsCheckpoint(Checkpoint):
             descriptor = os.dup(stream.fileno())
         self._descriptors.append(descriptor)
         self._sources.append(SourceFile.opened(file, descriptor))
+        self._headers.append(header)
         for name in header.tensors.keys() & tensors.keys():
             raise InputError(f"{file}: tensor {name!r} is also in {self._places[name].file}", "keep one of the two")
         tensors.update(header.tensors)
@@ -112,6 +116,29 @@ class SafetensorsCheckpoint(Checkpoint):
     def read(self, name: str, start: int, stop: int, buffer: Array) -> Array:
         """See `Checkpoint.read`; fills the buffer."""
         return self._places[name].read(self.tensors[name], start, stop, buffer)
+
+    def read_whole(self, names: Sequence[str], buffer: Array) -> None:
+        """See `Checkpoint.read_whole`; tensors that follow each other in a file are read at once."""
+        together: list[str] = []
+        first = last = 0  # bytes of the stretch that is collected
+        place: tuple[int, int] | None = None
+        places, tensors = self._places, self.tensors
+        for name in names:
+            own = places[name]
+            if place != (own.descriptor, own.offset - last):
+                self._read_together(together, place, buffer[first:last])
+                together, first, place = [], last, (own.descriptor, own.offset - last)
+            together.append(name)
+            last += tensors[name].nbytes
+        self._read_together(together, place, buffer[first:last])
+
+    def _read_together(self, names: Sequence[str], place: tuple[int, int] | None, buffer: Array) -> None:
+        """Read tensors that lie without a gap; one by one if that fails, so that an error names the tensor."""
+        if len(names) > 1 and place is not None:
+            with suppress(OSError):
+                if read_at(place[0], memoryview(buffer.data), self._places[names[0]].offset) == len(buffer):
+                    return
+        super().read_whole(names, buffer)
 
     def file_of(self, name: str) -> str:
         """The path of the shard."""

@@ -29,9 +29,17 @@ Parameter = Annotated[
         "--parameter",
         "-p",
         metavar="NAME=VALUE",
-        help="A parameter of the method, as in YAML: density=0.2, weight=\\[1,2], weight={a: 0.5}.",
+        help="A parameter of the method, as in YAML: density=0.2, weight=\\[1,2], weight={a: 0.5}; "
+        "before.drop=0.5 for the step before it, after.alpha=0.2 for the one after.",
         show_default=False,
     ),
+]
+Before = Annotated[
+    str | None,
+    typer.Option(help="Change every task vector first: a sparsifier, such as dare.", show_default=False),
+]
+After = Annotated[
+    str | None, typer.Option(help="Correct the merged tensors: a correction, such as svc.", show_default=False)
 ]
 DType = Annotated[
     str | None,
@@ -40,6 +48,9 @@ DType = Annotated[
 ShardSize = Annotated[str | None, typer.Option(help="Largest output file. [default: 5GB]", show_default=False)]
 Memory = Annotated[str, typer.Option(help="Memory for tensors; the interpreter comes on top.")]
 Workers = Annotated[int, typer.Option(help="Threads. [default: one per core]", show_default=False, min=0)]
+Device = Annotated[
+    str, typer.Option(help="Where torch computes what a method sees whole: cpu, cuda, cuda:1 ...", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the problems, as JSON.")]
 
 
@@ -47,6 +58,8 @@ def asked_recipe(
     what: list[str],
     method: str | None,
     base: str | None,
+    before: str | None,
+    after: str | None,
     parameters: list[str],
     dtype: str | None,
     shard_size: str | None,
@@ -64,13 +77,14 @@ def asked_recipe(
     if method is not None and recipes:
         raise InputError(f"-m does not go with a recipe ({recipes[0]})", "write the method into the recipe")
     if method is not None:
-        parts = {"method": method, "base": base, "models": what, "parameters": _parsed(parameters), "output": storage}
-        return make_recipe(parts)
+        own, steps = _divided(_parsed(parameters), {"before": before, "after": after})
+        parts = {"method": method, "base": base, **steps, "models": what, "parameters": own}
+        return make_recipe({**parts, "output": storage})
     if len(what) != 1 or not what[0].endswith((".yaml", ".yml")):
         raise InputError(
             "give one recipe that ends in .yaml, or models and a method", "weft merge -m linear MODEL MODEL -o OUT"
         )
-    for option, value in (("-b", base), ("-p", parameters)):
+    for option, value in (("-b", base), ("-p", parameters), ("--before", before), ("--after", after)):
         if value:
             raise InputError(f"{option} does not go with a recipe", "write it into the recipe")
     recipe = load_recipe(what[0])
@@ -95,6 +109,23 @@ def _parsed(parameters: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise InputError(f"-p {text}: {' '.join(str(error).split())}", "quote it: -p 'weight={a: 0.5}'") from None
     return parsed
+
+
+def _divided(
+    parameters: dict[str, Any], named: Mapping[str, str | None]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any] | None]]:
+    """The method's own parameters, and the steps before and after it with those that are written `before.NAME`."""
+    from weft.errors import InputError
+
+    steps: dict[str, dict[str, Any] | None] = {}
+    for place, method in named.items():
+        own = {name: value for name, value in parameters.items() if name.startswith(f"{place}.")}
+        if own and method is None:
+            raise InputError(f"-p {next(iter(own))}: there is no step {place} the method", f"add --{place} NAME")
+        chained = {name.removeprefix(f"{place}."): value for name, value in own.items()}
+        steps[place] = {"method": method, **chained} if method is not None else None
+        parameters = {name: value for name, value in parameters.items() if name not in own}
+    return parameters, steps
 
 
 def refuse_with(option: str, others: Mapping[str, Any]) -> None:

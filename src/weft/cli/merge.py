@@ -30,11 +30,14 @@ def merge(
     ] = None,
     method: asking.Method = None,
     base: asking.Base = None,
+    before: asking.Before = None,
+    after: asking.After = None,
     parameter: asking.Parameter = None,
     dtype: asking.DType = None,
     shard_size: asking.ShardSize = None,
     memory: asking.Memory = "2GiB",
     workers: asking.Workers = 0,
+    device: asking.Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard what an interrupted merge left of this output.")
@@ -66,15 +69,16 @@ def merge(
 
     with reported(as_json, lambda: _unfinished(output)):
         options: dict[str, Any] = {"overwrite": overwrite, "restart": restart, "memory": memory, "workers": workers}
-        options["hashes"] = hashes
+        options |= {"hashes": hashes, "device": device}
         if reproduce is not None:
-            asking.refuse_with("--reproduce", {"MODEL": what, "-m": method, "-b": base, "-p": parameter})
+            others = {"MODEL": what, "-m": method, "-b": base, "--before": before, "--after": after, "-p": parameter}
+            asking.refuse_with("--reproduce", others)
             report = _again(reproduce, _named(output), quiet or as_json, options)
             _tell(report, quiet, as_json)
             return
-        recipe = asking.asked_recipe(what or [], method, base, parameter or [], dtype, shard_size)
+        recipe = asking.asked_recipe(what or [], method, base, before, after, parameter or [], dtype, shard_size)
         if dry_run:
-            show_plan(recipe, output, overwrite, memory, workers, as_json, restart)
+            show_plan(recipe, output, overwrite, memory, workers, as_json, restart, device)
             return
         with Shown(quiet or as_json) as progress:
             target = _named(output)

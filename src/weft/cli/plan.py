@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,11 +22,14 @@ def plan(
     ] = None,
     method: asking.Method = None,
     base: asking.Base = None,
+    before: asking.Before = None,
+    after: asking.After = None,
     parameter: asking.Parameter = None,
     dtype: asking.DType = None,
     shard_size: asking.ShardSize = None,
     memory: asking.Memory = "2GiB",
     workers: asking.Workers = 0,
+    device: asking.Device = "cpu",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="The merge may replace an output that exists.")
     ] = False,
@@ -42,8 +45,8 @@ def plan(
     from weft.cli.reporting import reported
 
     with reported(as_json):
-        recipe = asking.asked_recipe(what, method, base, parameter or [], dtype, shard_size)
-        show_plan(recipe, output, overwrite, memory, workers, as_json)
+        recipe = asking.asked_recipe(what, method, base, before, after, parameter or [], dtype, shard_size)
+        show_plan(recipe, output, overwrite, memory, workers, as_json, device=device)
 
 
 def show_plan(
@@ -54,6 +57,7 @@ def show_plan(
     workers: int,
     as_json: bool,
     restart: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Make a plan and print it."""
     import json
@@ -61,7 +65,8 @@ def show_plan(
 
     from weft.engine.merging import plan
 
-    told = plan(recipe, output=output, overwrite=overwrite, restart=restart, memory=memory, workers=workers)
+    options: dict[str, Any] = {"memory": memory, "workers": workers, "device": device}
+    told = plan(recipe, output=output, overwrite=overwrite, restart=restart, **options)
     if as_json:
         typer.echo(json.dumps({"ok": True, **asdict(told)}, indent=2))
     else:
@@ -108,12 +113,14 @@ def _figures(told: Forecast) -> list[tuple[str, str]]:
 
     times = "once" if told.passes == 1 else f"in {told.passes} passes"
     free = f" of {size_text(told.free_disk)} free" if told.free_disk is not None else ""
-    seconds = "unknown before the first merge" if told.seconds is None else f"about {max(told.seconds, 0.1):.1f} s"
+    unknown = "unknown: matrices take time of their own" if told.whole_memory else "unknown before the first merge"
+    seconds = unknown if told.seconds is None else f"about {max(told.seconds, 0.1):.1f} s"
+    whole = f", {size_text(told.whole_memory)} of it for whole tensors" if told.whole_memory else ""
     download = f"{size_text(told.download_bytes)} from the Hub first, which the time leaves out"
     return [
         *([("download", download)] if told.download_bytes else []),
         ("read", f"{size_text(told.read_bytes)}, {times}"),
         ("write", f"{size_text(told.write_bytes)}{free}"),
-        ("memory", f"{size_text(told.peak_memory)} at most"),
+        ("memory", f"{size_text(told.peak_memory)} at most{whole}"),
         ("time", seconds),
     ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from weft.algorithms.method import Share
-from weft.engine.binding import arguments
+from weft.algorithms.program import Share, Statistic
+from weft.engine.binding import asked_by
 from weft.engine.planning import Plan
+from weft.engine.whole import asked_at_last
 from weft.engine.work import Work
 from weft.kernels.folds import DIGITS
 
@@ -25,9 +26,7 @@ def bytes_to_move_for(work: Work) -> int:
 
 def _looked_at(work: Work, demands: _Demands) -> int:
     times = demands.of(work)
-    return work.spec.size * sum(
-        times[name] * operand.spec.dtype.itemsize for (name, _), operand in work.operands.items() if name in times
-    )
+    return sum(times[name] * operand.spec.nbytes for (name, _), operand in work.operands.items() if name in times)
 
 
 def bytes_to_read(plan: Plan) -> int:
@@ -39,7 +38,7 @@ def bytes_to_read(plan: Plan) -> int:
 
 def _needed(work: Work, demands: _Demands) -> int:
     times = demands.of(work)
-    return work.spec.size * sum(o.spec.dtype.itemsize for (name, _), o in work.operands.items() if name in times)
+    return sum(operand.spec.nbytes for (name, _), operand in work.operands.items() if name in times)
 
 
 def passes(plan: Plan) -> int:
@@ -68,8 +67,9 @@ def _passes(work: Work) -> list[set[str]]:
     A search for a rank takes one, as its sample is hardly ever misleading.
     """
     program = work.program
-    asked = [arguments(program.element)]
-    for statistic in program.statistics:
-        rounds = 8 * work.compute.itemsize // DIGITS if isinstance(statistic.fold, Share) else 1
-        asked += [arguments(statistic.expression)] * rounds
+    asked = [asked_at_last(program)]
+    for stage in program.stages:
+        if isinstance(stage.statistic, Statistic):
+            rounds = 8 * work.compute.itemsize // DIGITS if isinstance(stage.statistic.fold, Share) else 1
+            asked += [asked_by(program, stage)] * rounds
     return asked

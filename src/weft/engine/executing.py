@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from weft.engine.binding import arguments, bind
+from weft.algorithms.program import Derived, Gram, Program, Statistic
+from weft.engine.binding import asked_by, bind_map, bind_statistic
 from weft.engine.collector import collector_waits
 from weft.engine.cost import bytes_to_move, bytes_to_move_for
+from weft.engine.joined import compute_joined
 from weft.engine.journal import Journal
-from weft.engine.mapping import Sink, compute, copy
+from weft.engine.mapping import Bench, Sink, compute, copy
 from weft.engine.planning import Plan, as_copy
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader, Residency
 from weft.engine.runner import Runner
 from weft.engine.settings import Budget
-from weft.engine.statistics import Scope, settle
+from weft.engine.statistics import Scope, numbers, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
+from weft.engine.whole import Allowance, is_whole, one_thread_each
 from weft.engine.work import Copied, Work
 from weft.kernels.compiler import kernels_cached
 from weft.kernels.dtypes import FLOAT64, compute_dtype
@@ -27,6 +31,10 @@ _LARGE = 64
 
 _SMALL = 1 << 16
 """Parameters of a tensor for which computing takes about as long as asking for it."""
+
+
+_MANY = 256
+"""Small tensors for which it is worth while to compile a loop over many at once."""
 
 
 @collector_waits()
@@ -59,16 +67,14 @@ def execute(
     if not kernels_cached():
         _compile(plan.works, progress)
     progress.phase("merging", bytes_to_move(plan))
-    run = _Execution(budget, Residency(budget.resident), sink, progress, on_nonfinite, journal)
+    bench = Bench(Allowance(budget.whole), budget.device)
+    run = _Execution(budget, Residency(budget.resident), sink, progress, on_nonfinite, journal, bench)
     masks = [work for work in plan.works if work.spec.name in journal.masks]
     run.masks.extend(masks)
-    together, alone = _scopes([work for work in plan.works if work.spec.size and work not in set(masks)])
-    for works in together:
-        run.scope(works, Runner(budget.threads))
-    large = [work for work in alone if run.is_large(work)]
-    for work in large:
-        run.scope([work], Runner(budget.threads))
-    run.side_by_side([work for work in alone if not run.is_large(work)])
+    apart = set(masks)
+    works = [work for work in plan.works if work.spec.size and work not in apart]
+    with one_thread_each(works):
+        run.all(works)
     run.copies(plan.copies)
     return journal.noticed()
 
@@ -78,6 +84,7 @@ class _Execution:
     """What all scopes of one merge share.
 
     Attributes:
+        bench: with what tensors are computed that are seen whole.
         masks: tensors that turned out to be constant masks.
     """
 
@@ -87,7 +94,21 @@ class _Execution:
     progress: Progress
     on_nonfinite: OnNonfinite
     journal: Journal
+    bench: Bench
     masks: list[Work] = field(default_factory=list)
+
+    def all(self, works: Sequence[Work]) -> None:
+        """Scopes that share statistics first, then what stands alone, at last what is seen whole."""
+        whole = [work for work in works if is_whole(work) and not shares_statistics(work)]
+        apart = set(whole)
+        together, alone = _scopes([work for work in works if work not in apart])
+        for scope in together:
+            self.scope(scope, Runner(self.budget.threads))
+        for work in alone:
+            if self.is_large(work):
+                self.scope([work], Runner(self.budget.threads))
+        self.side_by_side([work for work in alone if not self.is_large(work)])
+        self.one_in_each_thread(whole)
 
     def is_large(self, work: Work) -> bool:
         """Whether all threads work on this tensor together, so that none is left with it while the others are done."""
@@ -106,7 +127,7 @@ class _Execution:
             watch = Watch(self.on_nonfinite, self.journal)
             scope = Scope(works, reader, runner, self.budget.tile, watch, self.journal, memory)
             try:
-                compute(scope, settle(scope), self.sink, self.progress)
+                compute(scope, settle(scope), self.sink, self.progress, self.bench)
                 return
             except ConstantMasks as found:
                 works = self._without(works, found.works)
@@ -123,7 +144,7 @@ class _Execution:
         """The other tensors of a scope, which are computed anew if they shared statistics with the masks."""
         self.masks.extend(masks)
         others = [work for work in works if work not in masks]
-        shared = bool(works[0].program.statistics)
+        shared = bool(works[0].program.stages)
         names = [work.spec.name for work in others]
         self.journal.set_aside([mask.spec.name for mask in masks], names if shared else [])
         return others if shared else []
@@ -131,7 +152,8 @@ class _Execution:
     def side_by_side(self, works: Sequence[Work]) -> None:
         """Tensors that stand alone: each whole on one thread, many at once.
 
-        Small ones all on this thread: what they cost is Python, in which threads only stand in each other's way.
+        Small ones, if there are many, joined to strips. What is left of them all on this thread: what they cost is
+        Python, in which threads only stand in each other's way.
         """
         one = Runner(1)
 
@@ -140,7 +162,16 @@ class _Execution:
 
         small = [work for work in works if work.spec.size < _SMALL]
         Runner(self.budget.threads).run([work for work in works if work.spec.size >= _SMALL], Buffers, step)
+        if len(small) >= _MANY:
+            reader = Reader(self.residency, self.progress)
+            small = compute_joined(small, self.budget, reader, self.sink, self.on_nonfinite, self.journal)
         one.run(small, Buffers, step)
+
+    def one_in_each_thread(self, works: Sequence[Work]) -> None:
+        """Tensors that are seen whole; a device of its own has only one thread to serve."""
+        one = Runner(1)
+        threads = Runner(self.budget.threads if self.bench.device == "cpu" else 1)
+        threads.run(works, Buffers, lambda memory, work: self.scope([work], one, memory))
 
     def copies(self, copies: Sequence[Copied]) -> None:
         """Tensors that are taken as they are."""
@@ -153,17 +184,24 @@ class _Execution:
         copy(every, reader, runner, self.budget.tile, self.sink, self.progress, self.journal)
 
 
+def shares_statistics(work: Work) -> bool:
+    """Whether the numbers that it needs are about other tensors too."""
+    return bool(work.program.stages) and work.program.is_about_the_model
+
+
 def _compile(works: Sequence[Work], progress: Progress) -> None:
     """Compile what the merge will run, so that a person knows why nothing else happens."""
     progress.phase("compiling, once for every kind of merge and number of models", 0)
     for work in works:
-        program, values = work.program, dict(work.program.values)
-        for statistic in program.statistics:
-            compute = FLOAT64 if statistic.double else work.compute
-            asked = (work, statistic.expression, program.functions, values, compute, -1, compute)
-            bind(*asked, model=0 if statistic.each else None)
-            values.setdefault(statistic.name, (0.0,) * work.models if statistic.each else 0.0)
-        bind(work, program.element, program.functions, values, work.spec.dtype, -1, note=program.note)
+        values = numbers(work)
+        for stage in work.program.stages:
+            statistic = stage.statistic
+            each = isinstance(statistic, Derived) or statistic.each or isinstance(statistic.fold, Gram)
+            if isinstance(statistic, Statistic):
+                compute = FLOAT64 if statistic.double else work.compute
+                bind_statistic(work, stage, work.program.all_functions, values, -1, compute, 0 if each else None)
+            values.setdefault(statistic.name, (0.0,) * work.models if each else 0.0)
+        bind_map(work, values, work.spec.dtype, -1)
 
 
 def _copied(mask: Work) -> Work | Copied:
@@ -179,29 +217,45 @@ def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:
     """
     groups: dict[object, list[Work]] = {}
     alone: list[Work] = []
-    asked: dict[object, set[str]] = {}
+    keys = _shared_by(works)
     for work in works:
-        names = (name for statistic in work.program.statistics for name in arguments(statistic.expression))
-        asked.setdefault(type(work.method), set()).update(names)
-    for work in works:
-        if work.program.statistics and not work.program.whole_model:
+        if work.program.stages and not work.program.is_about_the_model:
             alone.append(work)
         else:
-            files = _asked_files(work, asked[type(work.method)])
-            key = (type(work.method), work.program.whole_model, work.program.note, files)
-            groups.setdefault(key, []).append(work)
+            groups.setdefault(keys[id(work.program)], []).append(work)
     return [_in_one_precision(group) for group in groups.values()], alone
+
+
+def _shared_by(works: Sequence[Work]) -> dict[int, Hashable]:
+    """For each program, of which there are few, what tensors have in common that share a group."""
+    firsts = {id(work.program): work for work in reversed(works)}
+    asked: dict[object, set[str]] = {}
+    for work in firsts.values():
+        asked.setdefault(_kind(work), set()).update(_asked_by_statistics(work.program))
+    files = {key: _asked_files(work, asked[_kind(work)]) for key, work in firsts.items()}
+    return {
+        key: (_kind(work), work.program.is_about_the_model, work.program.note, files[key])
+        for key, work in firsts.items()
+    }
+
+
+def _kind(work: Work) -> tuple[Any, ...]:
+    return work.method.kind if work.method else ()
+
+
+def _asked_by_statistics(program: Program) -> set[str]:
+    return {name for stage in program.stages for name in asked_by(program, stage)}
 
 
 def _asked_files(work: Work, asked: set[str]) -> tuple[object, ...]:
     """The files beside the checkpoints that statistics of its method are about: another file is another statistic."""
-    sources = [work.program.auxiliary[name] for name in sorted(asked & work.program.auxiliary.keys())]
+    sources = [work.program.sources[name] for name in sorted(asked & work.program.sources.keys())]
     every = [one for source in sources for one in (source if isinstance(source, tuple) else (source,))]
     return tuple(str(one) if isinstance(one, (str, os.PathLike)) else id(one) for one in every)
 
 
 def _in_one_precision(works: list[Work]) -> list[Work]:
     """A statistic over several tensors is computed in the precision of the finest."""
-    if not works[0].program.whole_model or compute_dtype([work.compute for work in works]) is not FLOAT64:
+    if not works[0].program.is_about_the_model or compute_dtype([work.compute for work in works]) is not FLOAT64:
         return works
     return [replace(work, compute=FLOAT64) for work in works]

@@ -20,6 +20,9 @@ from weft.kernels.dtypes import FLOAT32
 INTERPRETER = 200 * 10**6
 """Resident bytes of the interpreter and its libraries, beside the memory for tensors."""
 
+TORCH = 300 * 10**6
+"""Resident bytes of torch, beside the memory for tensors."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -52,9 +55,11 @@ class Forecast:
         passes: how often the input is gone over.
         peak_memory: bytes that will be resident at most.
         free_disk: bytes free where the output would lie, if an output was named.
-        seconds: at the rate measured in earlier merges on this machine; None before the first.
+        seconds: at the rate measured in earlier merges on this machine; None before the first, and where it is not
+            reading and writing that takes the time, but what is done with whole tensors.
         warnings: what a person should know before.
         download_bytes: of models on the Hub that a merge would have to download first.
+        whole_memory: bytes of the peak that are for tensors which a method sees whole.
     """
 
     method: str
@@ -69,6 +74,7 @@ class Forecast:
     seconds: float | None
     warnings: tuple[str, ...]
     download_bytes: int = 0
+    whole_memory: int = 0
 
 
 def forecast(
@@ -101,9 +107,10 @@ def forecast(
         write_bytes=plan.write_bytes,
         moved_bytes=moved,
         passes=passes(plan),
-        peak_memory=held + INTERPRETER,
+        peak_memory=held + INTERPRETER + (TORCH if divided.whole else 0),
+        whole_memory=divided.whole,
         free_disk=free_disk(output) if output else None,
-        seconds=moved / rate if rate else None,
+        seconds=moved / rate if rate and not divided.whole else None,
         warnings=plan.warnings,
         download_bytes=download_bytes,
     )
@@ -134,7 +141,8 @@ def _action(item: Work | Copied) -> str:
         source = next(iter(item.operands.values()))
         return f"copied from {source.checkpoint.label} as {item.spec.dtype}"
     in_double = "" if item.compute is FLOAT32 else " in float64"
-    return f"{item.method.name}{in_double}"
+    whole = ", whole" if item.program.whole else ""
+    return f"{item.method.name}{whole}{in_double}"
 
 
 def measured_rate() -> float | None:

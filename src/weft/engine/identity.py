@@ -14,13 +14,19 @@ from weft.checkpoints.layout import Layout
 from weft.checkpoints.rows import RowMap
 from weft.checkpoints.staging import Identity
 from weft.engine.inputs import Inputs
-from weft.engine.record import environment, recipe_text
+from weft.engine.record import recipe_text
 from weft.recipes.schema import Recipe
 from weft.version import __version__
 
 
-def identity(recipe: Recipe, inputs: Inputs, layout: Layout) -> Identity | None:
+def identity(recipe: Recipe, inputs: Inputs, layout: Layout, environment: Mapping[str, str]) -> Identity | None:
     """What this merge is made of.
+
+    Args:
+        recipe: what is wanted.
+        inputs: its checkpoints.
+        layout: the output's files.
+        environment: what it runs on, and with what.
 
     Returns:
         The recipe, every input's files with sizes, times and headers, the version, the output's layout: all that its
@@ -32,7 +38,7 @@ def identity(recipe: Recipe, inputs: Inputs, layout: Layout) -> Identity | None:
     maps = inputs.vocabulary.maps if inputs.vocabulary else {}
     told = {
         "weft": __version__,
-        "environment": dict(environment()),
+        "environment": dict(environment),
         "recipe": recipe_text(recipe),
         "inputs": {label: _told(checkpoint) for label, checkpoint in every},
         "vocabulary": _digest("".join(_told_rows(maps))),

@@ -6,12 +6,14 @@ failure, data and journal are synced every now and then, and after a reboot only
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from weft.checkpoints.logbook import Logbook, Record
@@ -31,6 +33,8 @@ _BEGIN_INTERVAL = 0.3
 Tally = Mapping[str, int]
 """How often something worth telling happened, by its text, in which `{count}` stands for how often."""
 
+NO_FIGURES: Mapping[str, float] = MappingProxyType({})
+
 
 class Journal:
     """What is written, what is settled, what was noticed. Safe to use from several threads.
@@ -47,6 +51,7 @@ class Journal:
         self._written: dict[str, Ranges] = {}
         self._tallies: dict[str, Counter[str]] = {}
         self._found: Counter[str] = Counter()
+        self._figures: dict[str, dict[str, float]] = {}
         self._settled: dict[str, Any] = {}
         self._masks: list[str] = []
         self._pending: Record = {}
@@ -88,8 +93,13 @@ class Journal:
         done = self._written.get(name)
         return iter([(start, stop)]) if done is None else done.missing(start, stop)
 
-    def wrote(self, tiles: Sequence[Tile[Any]], tally: Tally) -> None:
+    def wrote(self, tiles: Sequence[Tile[Any]], tally: Tally, figures: Mapping[str, float] = NO_FIGURES) -> None:
         """These ranges of tensors are in their places; this was noticed in computing them.
+
+        Args:
+            tiles: the ranges.
+            tally: how often something worth telling happened.
+            figures: of the first tensor, by name.
 
         Raises:
             MergeError: if what was written before could not be brought to the disk.
@@ -104,6 +114,9 @@ class Journal:
                 self._count(name, text, count)
                 noted = self._pending.setdefault("noted", {}).setdefault(name, {})
                 noted[text] = noted.get(text, 0) + count
+            if figures:
+                self._figures[name] = dict(figures)
+                self._pending.setdefault("figures", {})[name] = dict(figures)
             if time.monotonic() - self._told > _INTERVAL:
                 self._flush()
 
@@ -137,7 +150,7 @@ class Journal:
         for counts in self._tallies.values():
             total.update(counts)
         told = sorted([*total.items(), *self._found.items()])
-        return tuple(text.replace("{count}", f"{count:,}") for text, count in told)
+        return (*(text.replace("{count}", f"{count:,}") for text, count in told), *_figures_told(self._figures))
 
     @contextmanager
     def synced_at_intervals(self, begin: Callable[[], None], sync: Callable[[], None]) -> Iterator[None]:
@@ -219,6 +232,7 @@ class Journal:
             for text, count in counts.items():
                 self._count(name, text, count)
         self._found |= Counter(record.get("found", {}))
+        self._figures |= record.get("figures", {})
         self._forget([*record.get("masks", ()), *record.get("forget", ())])
         self._masks += record.get("masks", ())
         if "settled" in record:
@@ -231,6 +245,17 @@ class Journal:
         for name in names:
             self._written.pop(name, None)
             self._tallies.pop(name, None)
+            self._figures.pop(name, None)
+
+
+def _figures_told(figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """For every figure the largest value, with its tensor, and the mean."""
+    for figure in sorted({figure for own in figures.values() for figure in own}):
+        values = {name: own[figure] for name, own in sorted(figures.items()) if figure in own}
+        largest = max(values, key=lambda name: values[name])
+        mean = math.fsum(values.values()) / len(values)
+        told = f"{figure}: at most {values[largest]:.2g} (tensor {largest!r})"
+        yield f"{told}, {mean:.2g} on average over {len(values):,} tensors" if len(values) > 1 else told
 
 
 def share_written(records: Sequence[Record], elements: int) -> float:

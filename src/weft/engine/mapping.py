@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array
-from weft.engine.binding import Bound, Values, bind
+from weft.engine.binding import Bindings, Bound, Values, bind_map
 from weft.engine.journal import Journal
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader
 from weft.engine.runner import Runner
 from weft.engine.statistics import Scope
+from weft.engine.whole import Allowance, computed, is_whole, moved, need
 from weft.engine.work import Copied, Item, Strip, Tile, Work, bytes_per_element, strips, tiles
 from weft.kernels.decoding import below_zero, bits_of
 
@@ -32,18 +34,66 @@ _VARIANCES = ("running_var", "moving_variance")
 _CLAMPED = "{count} running variances would have become negative; they are 0"
 
 
-def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Bench:
+    """With what tensors are computed that a method sees whole.
+
+    Attributes:
+        allowance: memory for them.
+        device: where torch computes.
+    """
+
+    allowance: Allowance
+    device: str = "cpu"
+
+
+def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress, bench: Bench) -> None:
     """Compute the tensors of a scope, as far as an earlier run left them to be computed.
 
     What their method notes on the way goes to the journal.
     """
-    bound = {work: _bind(scope, work, values[work]) for work in scope.works}
+    _compute_tiles(scope, values, sink, progress)
+    _compute_whole(scope, values, sink, progress, bench)
+    scope.watch.finish_pass()
+
+
+def _compute_whole(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress, bench: Bench) -> None:
+    """Those that their method sees whole, one in each thread."""
+
+    def step(_: None, work: Work) -> None:
+        tile = Tile(work, 0, work.spec.size)
+        if not any(True for _ in scope.journal.left(work.spec.name, 0, work.spec.size)):
+            progress.advance(moved(work))
+            return
+        with bench.allowance.of(need(work)):
+            done = computed(scope, work, values[work], bench.device)
+            if done is None:
+                return
+            out, found = done
+            if is_variance(work) and (clamped := _clamp(out)):
+                found.tally[_CLAMPED] = clamped
+            _write(sink, Strip((tile,)), out, progress)
+        if scope.watch.vouches():
+            scope.journal.wrote([tile], found.tally, found.figures)
+
+    scope.runner.run((work for work in scope.works if is_whole(work)), lambda: None, step)
+
+
+def _compute_tiles(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: Progress) -> None:
+    tiled = (work for work in scope.works if not is_whole(work))
+    bindings = Bindings()
+
+    def bind(work: Work) -> Bound:
+        own, end = values[work], scope.end_of(work)
+        return bindings.of(work, own, end, None, lambda: bind_map(work, own, work.spec.dtype, end))
+
+    bound = {work: bind(work) for work in tiled}
 
     def step(buffers: Buffers, strip: Strip[Work]) -> None:
         inputs = scope.inputs(strip, buffers, keep=False)
         out = buffers.typed("output", strip.size, strip.item.spec.dtype.storage)
-        tally = _noted(strip.item, bound[strip.item](inputs, strip.start, out))
-        if _is_variance(strip.item) and (clamped := _clamp(out)):
+        tally = noted(strip.item, bound[strip.item](inputs, strip.start, out))
+        if is_variance(strip.item) and (clamped := _clamp(out)):
             tally[_CLAMPED] = clamped
         inputs.finish()
         _write(sink, strip, out, progress)
@@ -51,20 +101,22 @@ def compute(scope: Scope, values: Mapping[Work, Values], sink: Sink, progress: P
             scope.journal.wrote(strip.tiles, tally)
 
     def alike(work: Work) -> Hashable:
-        if work.aliases or _is_variance(work) or not scope.may_join(work):
+        if work.aliases or is_variance(work) or not scope.may_join(work):
             return None
         return (work.spec.dtype, *bound[work].alike)
 
-    left = strips(_left(scope.tiles(), scope.journal, progress), alike, scope.tile)
+    tiles = (tile for tile in scope.tiles() if tile.item in bound)
+    left = strips(_left(tiles, scope.journal, progress), alike, scope.tile)
     scope.runner.run(left, scope.buffers, step, size=_size)
-    scope.watch.finish_pass()
 
 
-def _is_variance(work: Work) -> bool:
+def is_variance(work: Work) -> bool:
+    """Whether these are running variances, which may not become negative."""
     return work.method is not None and work.spec.name.endswith(_VARIANCES)
 
 
-def _noted(work: Work, count: int) -> dict[str, int]:
+def noted(work: Work, count: int) -> dict[str, int]:
+    """What is told of a count of what the method notes."""
     return {work.program.note.text: count} if work.program.note and count else {}
 
 
@@ -84,11 +136,6 @@ def _clamp(out: Array) -> int:
     negative = below_zero(out)  # -0 is no variance below zero
     bits_of(out)[negative] = 0
     return int(np.count_nonzero(negative))
-
-
-def _bind(scope: Scope, work: Work, values: Values) -> Bound:
-    program, end = work.program, scope.end_of(work)
-    return bind(work, program.element, program.functions, values, work.spec.dtype, end, note=program.note)
 
 
 def copy(

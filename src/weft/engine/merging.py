@@ -68,6 +68,8 @@ def merge(
     *,
     base: Any = None,
     method: str = "linear",
+    before: str | Mapping[str, Any] | None = None,
+    after: str | Mapping[str, Any] | None = None,
     rules: Sequence[Mapping[str, Any]] = (),
     dtype: Any = None,
     vocabulary: Literal["base", "pad", "union"] | None = None,
@@ -75,6 +77,7 @@ def merge(
     on_nonfinite: Literal["error", "warn", "ignore"] = "error",
     memory: int | str = "2GiB",
     workers: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
     **parameters: Any,
 ) -> dict[str, Any]:
@@ -84,6 +87,8 @@ def merge(
         models: state dicts (of torch tensors or numpy arrays), modules or paths; as a map, `{name: model}`.
         base: the pretrained model, for methods that work on task vectors.
         method: see `weft.methods()`.
+        before: what changes every task vector first, as in a recipe: `{"method": "dare", "drop": 0.5}`.
+        after: what corrects the merged tensors, as in a recipe: `{"method": "svc", "alpha": 0.1}`.
         rules: over tensor names, as in a recipe.
         dtype: the output's number format, a name or a torch dtype; by default the base's, or the first model's, tensor
             by tensor.
@@ -92,6 +97,7 @@ def merge(
         on_nonfinite: what to do when a merged tensor holds values that are not finite.
         memory: bytes for tiles and tables beside the models and the result.
         workers: threads; 0 for one per core.
+        device: where torch computes what a method sees whole, such as `cuda`; the last bits may depend on it.
         progress: is told what happens.
         **parameters: the method's own; a per-model one is a value, a list in the models' order, or a map by name.
 
@@ -108,12 +114,12 @@ def merge(
         array([2.])
     """
     progress = progress or Progress()
-    parts = {"method": method, "base": base, "rules": rules, "parameters": parameters}
+    parts = {"method": method, "base": base, "before": before, "after": after, "rules": rules, "parameters": parameters}
     output = {"dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
     policies = {"vocabulary": vocabulary, "on_missing": on_missing, "on_nonfinite": on_nonfinite}
     recipe = make_recipe({**parts, "models": _entries(models), "output": output, **policies})
     with opened(recipe, progress) as inputs:
-        job = prepare(recipe, inputs, Settings(_bytes(memory), workers))
+        job = prepare(recipe, inputs, Settings(_bytes(memory), workers, device=device))
         made = job.plan
         _warn((*made.warnings, *inputs.unwritten(None), *strangers(made.works, recipe.names)), progress)
         aliases = {alias: item.spec.name for item in made.items for alias in item.aliases}
@@ -130,6 +136,7 @@ def plan(
     restart: bool = False,
     memory: int | str = "2GiB",
     workers: int = 0,
+    device: str = "cpu",
 ) -> Forecast:
     """Say what a merge would do, from headers alone. Nothing is written.
 
@@ -140,6 +147,7 @@ def plan(
         restart: whether it may discard what an interrupted merge left there.
         memory: as for `merge_to`.
         workers: as for `merge_to`.
+        device: as for `merge_to`.
 
     Raises:
         InputError: with every problem that would keep the merge from running.
@@ -154,7 +162,7 @@ def plan(
     recipe = as_recipe(recipe)
     target = _target(output) if output is not None else None
     with opened(recipe, headers_only=True) as inputs:
-        settings = Settings(_bytes(memory), workers)
+        settings = Settings(_bytes(memory), workers, device=device)
         job = prepare(recipe, inputs, settings, target, overwrite=overwrite, restart=restart)
         told = forecast(job.plan, recipe.method, settings, tuple(_described(inputs)), target, inputs.download_bytes)
         more = [*inputs.unwritten(target), *inputs.doubts(), *_begun(job)] if target else inputs.doubts()
@@ -190,6 +198,7 @@ def merge_to(
     hashes: bool = False,
     memory: int | str = "2GiB",
     workers: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Report:
     """Merge on disk, streaming: memory stays within the budget whatever the size of the models.
@@ -206,6 +215,7 @@ def merge_to(
         hashes: record content hashes of the output's files, for `weft verify --hash`.
         memory: bytes for tiles, tables and input kept between passes; the interpreter comes on top.
         workers: threads; 0 for one per core.
+        device: where torch computes what a method sees whole, such as `cuda`; the last bits may depend on it.
         progress: is told what happens.
 
     Returns:
@@ -222,7 +232,7 @@ def merge_to(
         check_hashing()
     began = time.monotonic()
     with opened(recipe, progress) as inputs:
-        settings = Settings(_bytes(memory), workers)
+        settings = Settings(_bytes(memory), workers, device=device)
         job = prepare(recipe, inputs, settings, target, overwrite=overwrite, restart=restart)
         warnings = (*job.plan.warnings, *inputs.unwritten(target), *strangers(job.plan.works, recipe.names))
         _warn(warnings, progress)
@@ -231,7 +241,7 @@ def merge_to(
         else:
             warnings += _run(job, recipe, inputs, progress, overwrite=overwrite, hashes=hashes)
     seconds = time.monotonic() - began
-    if not job.share_done:
+    if not job.share_done and not job.budget.whole:
         remember_rate(bytes_to_move(job.plan), seconds)
     return _report(job, recipe, warnings, seconds)
 
@@ -250,7 +260,7 @@ def _run(
         progress.phase("writing to disk", 0)
         if job.target.suffix != ".safetensors":
             _accompany(area.output, recipe, inputs)
-            write_record(area.output, job.target, recipe, inputs, job.layout, hashes)
+            write_record(area.output, job.target, recipe, inputs, job.layout, job.environment, hashes)
         check_replaceable(job.target)
         area.commit(overwrite)
     return notes

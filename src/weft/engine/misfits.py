@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from weft.algorithms.method import Program
+from weft.algorithms.program import Program, Statistic
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.checkpoints.comparing import same_numbers
 from weft.engine.work import Operand
@@ -132,7 +132,7 @@ def check_beside(name: str, spec: TensorSpec, operand: Operand | None, checkpoin
 
 def unreadable_figures(program: Program, checkpoint: Checkpoint, of: str) -> Iterator[Problem]:
     """Figures in a file's metadata that would be believed, but are not numbers."""
-    for key in {statistic.known[1] for statistic in program.statistics if statistic.known}:
+    for key in {s.known[1] for s in program.statistics if isinstance(s, Statistic) and s.known}:
         text = checkpoint.metadata.get(key, "0")
         try:
             sound = 0 <= float(text) < float("inf")

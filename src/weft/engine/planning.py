@@ -6,21 +6,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from weft.algorithms.method import Method, Program
+from weft.algorithms.chain import Chain
+from weft.algorithms.program import BEFORE, Program
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.collector import collector_waits
+from weft.engine.fitting import Fitting, operand_of
 from weft.engine.inputs import Inputs
 from weft.engine.kinship import by_part, empty, strangers, unequal_experts, unequal_stacks
 from weft.engine.misfits import (
     MissingError,
     TensorError,
     check_alike,
-    check_beside,
     check_equal,
     missing,
     unreadable_figures,
 )
 from weft.engine.tied import Tied, tied_groups
+from weft.engine.whole import asked_by_steps
 from weft.engine.work import Copied, Key, Operand, Work
 from weft.errors import InputError, Problem, labelled, listed, nearest
 from weft.kernels.dtypes import BY_NAME, DType, Kind, compute_dtype
@@ -123,6 +125,7 @@ class _Planner:
         self._warnings: list[str] = []
         self._hints = _HINTS
         self._missing: dict[tuple[str, str], list[str]] = {}
+        self._fitting = Fitting()
 
     def plan(self) -> Plan:
         self._check_bases()
@@ -132,6 +135,7 @@ class _Planner:
         tied = tied_groups(self._inputs)
         self._problems += tied.problems
         items, dropped = self._decided(tied)
+        self._problems += self._fitting.problems()
         if self._problems:
             raise InputError(self._problems)
         if not items:
@@ -159,7 +163,7 @@ class _Planner:
 
     def _check_bases(self) -> None:
         for used in self._resolver.methods():
-            if used.needs_base and self._inputs.base is None:
+            if self._inputs.base is None and (used.needs_base or "base" in asked_by_steps(self._program(used))):
                 self._problems.append(
                     Problem(f"method {used.name} needs a base model", "add `base:` (on the command line -b)")
                 )
@@ -190,13 +194,13 @@ class _Planner:
 
     def _sources(self, program: Program) -> Iterator[tuple[Key, Any, str]]:
         """Every source of tensors beside the checkpoints: what it feeds, where it is, what to call it."""
-        for argument, sources in program.auxiliary.items():
+        for argument, sources in program.sources.items():
             if not isinstance(sources, tuple):
-                yield (argument, None), sources, argument
+                yield (argument, None), sources, argument.removeprefix(BEFORE)
                 continue
             for i, source in enumerate(sources):
                 if source is not None:
-                    yield (argument, i), source, f"{argument} of model {self._inputs.names[i]!r}"
+                    yield (argument, i), source, f"{argument.removeprefix(BEFORE)} of model {self._inputs.names[i]!r}"
 
     def _groups(self, tied: Tied) -> Iterator[tuple[tuple[str, ...], Action]]:
         """Names that are one tensor and are treated alike, with what is done with them."""
@@ -224,11 +228,11 @@ class _Planner:
 
     def _used(self, names: tuple[str, ...], action: Use) -> Work | Copied:
         checkpoint = self._inputs.called(action.source)
-        operand = _operand(checkpoint, names)
+        operand = operand_of(checkpoint, names)
         if operand is None:
             what = f"tensor {names[0]!r}: a rule says use: {action.source}, but {checkpoint.label} does not have it"
             raise TensorError(what, nearest(names[0], checkpoint.tensors) or self._owners(names))
-        expected = _operand(self._inputs.reference, names)
+        expected = operand_of(self._inputs.reference, names)
         if expected and expected.spec.shape != operand.spec.shape:
             shapes = f"{list(operand.spec.shape)}, the base's {list(expected.spec.shape)}"
             text = (
@@ -239,7 +243,7 @@ class _Planner:
 
     def _owners(self, names: tuple[str, ...]) -> str:
         """What to write in a rule instead of an input that lacks a tensor."""
-        labels = [label for label, checkpoint in self._members.items() if _operand(checkpoint, names)]
+        labels = [label for label, checkpoint in self._members.items() if operand_of(checkpoint, names)]
         uses = [f"`use: {label.removeprefix('model ').strip(chr(39))}`" for label in labels]
         return f"change the rule, or write one for this tensor before it: {', '.join(uses[:2])} or `use: drop`"
 
@@ -257,7 +261,7 @@ class _Planner:
         return (expected if expected and expected.spec.dtype.kind is Kind.FLOAT else operand).stored_dtype
 
     def _merged(self, names: tuple[str, ...], action: Merge) -> Work | Copied:
-        found = {label: o for label, checkpoint in self._members.items() if (o := _operand(checkpoint, names))}
+        found = {label: o for label, checkpoint in self._members.items() if (o := operand_of(checkpoint, names))}
         expected = found.get(next(iter(self._members)))
         if len(found) < len(self._members) and self._is_left_to_base(names[0], action.method, found):
             return self._copied(names, found["base"], expected, action.rule)
@@ -270,15 +274,13 @@ class _Planner:
         output = _named(lender.spec, kept[0], self._output_dtype(lender, expected))
         manner = self._settled(names[0], action.method, found)
         operands = {key: found[label] for key, label in manner.places}
-        for key, checkpoint, of in manner.beside:
-            operands[key] = check_beside(names[0], lender.spec, _operand(checkpoint, names), checkpoint, of)
+        program, beside = self._fitting.fitted(names, lender.spec, manner.program, manner.beside)
+        operands |= beside
         constants = manner.constants
         models = len(self._inputs.names)
-        return Work(
-            output, manner.program, action.method, operands, constants, models, manner.compute, kept[1:], action.rule
-        )
+        return Work(output, program, action.method, operands, constants, models, manner.compute, kept[1:], action.rule)
 
-    def _is_left_to_base(self, name: str, method: Method, found: Mapping[str, Operand]) -> bool:
+    def _is_left_to_base(self, name: str, method: Chain, found: Mapping[str, Operand]) -> bool:
         """For a tensor that an input lacks: whether it is copied from the base, else it is merged without that input.
 
         Raises:
@@ -301,7 +303,7 @@ class _Planner:
         self._tell_missing(name, lacking, "it is merged without")
         return False
 
-    def _settled(self, name: str, method: Method, found: Mapping[str, Operand]) -> _Manner:
+    def _settled(self, name: str, method: Chain, found: Mapping[str, Operand]) -> _Manner:
         try:
             return self._manner(method, found)
         except InputError as error:
@@ -311,14 +313,14 @@ class _Planner:
                 f"tensor {name!r} is missing from {lacking}; without it, {error.problems[0].what}", remedy
             ) from None
 
-    def _manner(self, method: Method, found: Mapping[str, Operand]) -> _Manner:
+    def _manner(self, method: Chain, found: Mapping[str, Operand]) -> _Manner:
         """Worked out once for all tensors that the same inputs hold in the same formats."""
         key = (id(method), tuple(found), tuple(operand.spec.dtype.name for operand in found.values()))
         if key not in self._manners:
             self._manners[key] = self._new_manner(method, found)
         return self._manners[key]
 
-    def _new_manner(self, method: Method, found: Mapping[str, Operand]) -> _Manner:
+    def _new_manner(self, method: Chain, found: Mapping[str, Operand]) -> _Manner:
         labels = [f"model {name!r}" for name in self._inputs.names]
         absent = tuple(i for i, label in enumerate(labels) if label not in found)
         program = self._program(method, absent)
@@ -331,7 +333,7 @@ class _Planner:
             if key[1] not in absent and (checkpoint := self._inputs.opened(source, of))
         ]
         present = {*places, *(key for key, _, _ in beside)}
-        arguments = ["tuned", *(a for a, sources in program.auxiliary.items() if isinstance(sources, tuple))]
+        arguments = ["tuned", *(a for a, sources in program.sources.items() if isinstance(sources, tuple))]
         every: list[Key] = [(argument, i) for argument in arguments for i in range(len(labels))]
         return _Manner(
             program,
@@ -344,7 +346,7 @@ class _Planner:
     def _tell_missing(self, name: str, lacking: Iterable[str], done: str) -> None:
         self._missing.setdefault((", ".join(lacking), done), []).append(name)
 
-    def _program(self, method: Method, absent: tuple[int, ...] = ()) -> Program:
+    def _program(self, method: Chain, absent: tuple[int, ...] = ()) -> Program:
         """What a method runs; for a tensor that some models lack, with those models' weight at 0."""
         key = (id(method), absent)
         if key not in self._programs:
@@ -365,20 +367,12 @@ class _Planner:
         warnings = [*self._inputs.notes, *self._warnings]
         for (lacking, done), names in self._missing.items():
             warnings.append(f"{len(names)} tensor(s) missing from {lacking}, {done}: {listed(names)}")
+        warnings += self._fitting.warnings()
         warnings += [remark for program in self._programs.values() for remark in program.remarks]
         warnings += [f"rule {patterns!r} matched no tensor" for patterns in self._resolver.unused_rules()]
         works = tuple(item for item in items if isinstance(item, Work))
         copies = tuple(item for item in items if isinstance(item, Copied))
         return Plan(works, copies, tuple(outputs), tuple(dropped), tuple(warnings))
-
-
-def _operand(checkpoint: Checkpoint, names: Iterable[str]) -> Operand | None:
-    """The tensor of this checkpoint that goes by one of these names."""
-    for name in names:
-        spec = checkpoint.tensors.get(name)
-        if spec is not None:
-            return Operand(checkpoint, spec)
-    return None
 
 
 def _named(spec: TensorSpec, name: str, dtype: DType) -> TensorSpec:

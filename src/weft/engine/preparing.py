@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from typing import Any
 from weft.checkpoints.layout import Layout, lay_out
 from weft.checkpoints.leftovers import Begun, find_begun, left_size
 from weft.checkpoints.staging import Identity
+from weft.engine.collector import collector_waits
 from weft.engine.forecast import free_disk
 from weft.engine.identity import differences, identity
 from weft.engine.inputs import Inputs, open_inputs
 from weft.engine.journal import share_written
 from weft.engine.planning import Plan, make_plan
 from weft.engine.progress import Progress
+from weft.engine.record import environment
 from weft.engine.settings import Budget, Settings, budget
 from weft.engine.target import check_target
+from weft.engine.whole import check_device, is_whole
 from weft.errors import Gathering, InputError
 from weft.recipes.loading import load_recipe, make_recipe
 from weft.recipes.resolving import Resolver
@@ -41,6 +44,7 @@ class Job:
         identity: what it is made of; None if that cannot be told again.
         begun: what an earlier run left of it.
         restart: whether that is to be discarded.
+        environment: what it is computed on, and with what.
     """
 
     plan: Plan
@@ -50,6 +54,7 @@ class Job:
     identity: Identity | None = None
     begun: Begun | None = None
     restart: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_committed(self) -> bool:
@@ -95,6 +100,7 @@ def opened(recipe: Recipe, progress: Progress | None = None, *, headers_only: bo
             inputs.close()
 
 
+@collector_waits()
 def prepare(
     recipe: Recipe,
     inputs: Inputs,
@@ -128,8 +134,11 @@ def prepare(
     if made is not None:
         with problems:
             divided = budget(settings, made.items)
+        with problems:
+            if any(map(is_whole, made.works)):
+                check_device(settings.device)
         if divided is not None:
-            job = Job(made, divided)
+            job = Job(made, divided, environment=dict(environment(divided.device if divided.whole else "")))
     if job is not None and target is not None:
         with problems:
             job = replace(_placed(job, recipe, inputs, target), begun=begun, restart=restart)
@@ -145,7 +154,7 @@ def prepare(
 
 def _placed(job: Job, recipe: Recipe, inputs: Inputs, target: Path) -> Job:
     layout = _laid_out(job.plan, recipe, inputs, target)
-    return replace(job, target=target, layout=layout, identity=identity(recipe, inputs, layout))
+    return replace(job, target=target, layout=layout, identity=identity(recipe, inputs, layout, job.environment))
 
 
 def _laid_out(plan: Plan, recipe: Recipe, inputs: Inputs, target: Path) -> Layout:

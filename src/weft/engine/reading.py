@@ -6,13 +6,17 @@ processor's cache, which is as fast as looking at a copy of our own, and leaves 
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array
+from weft.engine.binding import RANK
 from weft.engine.progress import Progress
+from weft.engine.ranking import ranked
 from weft.engine.watch import Watch
 from weft.engine.work import Key, Operand, Strip, Work
 
@@ -127,6 +131,9 @@ class StripInputs:
     def __call__(self, key: Key) -> Array:
         """What goes by this key."""
         values = self._arrays.get(key)
+        if values is None and key[0] == RANK:
+            (tile,) = self._strip.tiles
+            return ranked(self._reader, tile, key[1] or 0, self._buffers)
         if values is None:
             values = self._arrays[key] = self._read(key)
             self._watch.look(self._strip, key, values)
@@ -143,11 +150,13 @@ class StripInputs:
             return self._reader.read(tile.item.operands[key], tile.start, tile.stop, self._buffers, key, self._keep)
         dtype = strip.item.operands[key].spec.dtype
         joined = self._buffers.typed(key, strip.size, dtype.storage)
-        for tile, part in strip.parts(joined):
-            operand = tile.item.operands[key]
-            values = operand.checkpoint.read(operand.spec.name, 0, tile.size, part.view(np.uint8))
-            if not np.may_share_memory(values, part):
-                part[:] = values
+        operands = [tile.item.operands[key] for tile in strip.tiles]
+        at = 0
+        for checkpoint, together in groupby(operands, attrgetter("checkpoint")):
+            specs = [operand.spec for operand in together]
+            size = sum([spec.size for spec in specs])
+            checkpoint.read_whole([spec.name for spec in specs], joined[at : at + size].view(np.uint8))
+            at += size
         return joined
 
 

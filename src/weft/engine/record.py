@@ -27,7 +27,15 @@ LOCK = "weft.lock.json"
 CARD = "README.md"
 
 
-def write_record(folder: Path, target: Path, recipe: Recipe, inputs: Inputs, layout: Layout, hashes: bool) -> None:
+def write_record(
+    folder: Path,
+    target: Path,
+    recipe: Recipe,
+    inputs: Inputs,
+    layout: Layout,
+    environment: Mapping[str, str],
+    hashes: bool,
+) -> None:
     """Write recipe, lock file and model card.
 
     Args:
@@ -36,12 +44,13 @@ def write_record(folder: Path, target: Path, recipe: Recipe, inputs: Inputs, lay
         recipe: what was asked for.
         inputs: the checkpoints, still open.
         layout: the output's files.
+        environment: what it was computed on, and with what.
         hashes: whether to hash the contents of the output's files.
     """
     text = recipe_text(relocated(_pinned(recipe, inputs), target))
     (folder / RECIPE).write_text(text, "utf-8")
     (folder / CARD).write_text("\n".join(_card(recipe, inputs, text, target)) + "\n", "utf-8")
-    (folder / LOCK).write_text(json.dumps(_lock(folder, inputs, layout, hashes), indent=2) + "\n", "utf-8")
+    (folder / LOCK).write_text(json.dumps(_lock(folder, inputs, layout, environment, hashes), indent=2) + "\n", "utf-8")
 
 
 def _pinned(recipe: Recipe, inputs: Inputs) -> Recipe:
@@ -96,13 +105,17 @@ def relocated(recipe: Recipe, target: Path) -> Recipe:
     files |= {"adapter"}
     entries = [{key: moved(value) if key in files else value for key, value in entry.items()} for entry in entries]
     parameters = {key: moved(value) if key in files else value for key, value in recipe.parameters.items()}
-    changes = {"base": moved(recipe.base), "models": entries, "parameters": parameters}
+    changes: dict[str, Any] = {"base": moved(recipe.base), "models": entries, "parameters": parameters}
+    for place, step in (("before", recipe.before), ("after", recipe.after)):
+        changes[place] = step and {key: moved(value) if key in files else value for key, value in step.items()}
     return Recipe.model_validate({**dict(recipe), **changes, "folder": target})
 
 
 def _file_parameters(recipe: Recipe) -> set[str]:
     """Names of parameters whose values are files of tensors."""
     used = {recipe.method, *(rule.method for rule in recipe.rules if rule.method)}
+    steps = [recipe.before, recipe.after, *(step for rule in recipe.rules for step in (rule.before, rule.after))]
+    used |= {step["method"] for step in steps if step}
     fields = [(name, info) for kind in used for name, info in method(kind).model_fields.items()]
     return {name for name, info in fields if _mentions_tensors(info.annotation) or _mentions_tensors(info.metadata)}
 
@@ -126,10 +139,10 @@ def _plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else f"({type(value).__name__} in memory)"
 
 
-def _lock(folder: Path, inputs: Inputs, layout: Layout, hashes: bool) -> dict[str, Any]:
+def _lock(folder: Path, inputs: Inputs, layout: Layout, environment: Mapping[str, str], hashes: bool) -> dict[str, Any]:
     return {
         "weft": __version__,
-        "environment": dict(environment()),
+        "environment": dict(environment),
         "inputs": fingerprints(inputs),
         "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
         "outputs": dict(_outputs(folder, layout, hashes)),
@@ -146,14 +159,20 @@ def fingerprints(inputs: Inputs) -> dict[str, dict[str, Any]]:
     return told
 
 
-def environment() -> Iterator[tuple[str, str]]:
-    """What it runs on, and with what."""
+def environment(device: str = "") -> Iterator[tuple[str, str]]:
+    """What it runs on, and with what.
+
+    Args:
+        device: where torch computes; empty if it does not.
+    """
     from importlib.metadata import version
 
     yield "python", platform.python_version()
     yield "platform", f"{platform.system()} {platform.machine()}"
-    for package in ("numpy", "numba", "llvmlite"):
+    for package in ("numpy", "numba", "llvmlite", *(("torch",) if device else ())):
         yield package, version(package)
+    if device:
+        yield "device", device
 
 
 def _outputs(folder: Path, layout: Layout, hashes: bool) -> Iterator[tuple[str, dict[str, Any]]]:

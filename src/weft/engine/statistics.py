@@ -5,25 +5,26 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from weft.algorithms.method import Rank, Statistic, Total
-from weft.algorithms.method import Share as ShareOf
+from weft.algorithms.program import Derived, Extreme, Gram, Number, Numbers, Program, Rank, Stage, Statistic, Total
+from weft.algorithms.program import Share as ShareOf
 from weft.checkpoints.checkpoint import Array
-from weft.engine.binding import Bound, Values, arguments, bind
+from weft.engine.binding import Bindings, Bound, Values, asked_by, bind_statistic
 from weft.engine.journal import Journal
+from weft.engine.ranking import depends_on_place, row_length
 from weft.engine.reading import Buffers, Reader, StripInputs
 from weft.engine.runner import Runner
 from weft.engine.snapshots import Share, Snapshots
 from weft.engine.watch import Watch
 from weft.engine.work import Strip, Tile, Work, strips, tiles
-from weft.kernels.dtypes import FLOAT64
+from weft.kernels.dtypes import FLOAT64, DType
 from weft.kernels.element import Scalar
-from weft.kernels.folds import BLOCK, block_sums
+from weft.kernels.folds import BLOCK, block_products, block_sums
 from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tables
 
 _SAMPLED = 1 << 20
@@ -88,8 +89,18 @@ class Scope:
         return Buffers() if self.memory is None else self.memory
 
     def may_join(self, work: Work) -> bool:
-        """Whether it may be computed together with other small tensors: not what took computing and is kept."""
-        return not any(operand.checkpoint.is_computed for operand in work.operands.values())
+        """Whether it may be computed together with other small tensors: not what took computing and is kept, and not
+        where rows or names matter.
+        """
+        if work.program.change is not None and depends_on_place(work.program):
+            return False
+        return not self._computed or all(id(o.checkpoint) not in self._computed for o in work.operands.values())
+
+    @cached_property
+    def _computed(self) -> set[int]:
+        """The checkpoints that are computed as they are read."""
+        every = {id(o.checkpoint): o.checkpoint for work in self.works for o in work.operands.values()}
+        return {key for key, checkpoint in every.items() if checkpoint.is_computed}
 
     def inputs(self, strip: Strip[Work], buffers: Buffers, keep: bool) -> StripInputs:
         """What is read of a strip. Of a scope of one tile all is read once, whatever the number of passes."""
@@ -115,23 +126,53 @@ def settle(scope: Scope) -> dict[Work, Values]:
     then runs over the whole scope with the functions of the one that asks, and each tensor's own numbers.
     """
     settled: dict[Work, Values] = {}
-    known: dict[Any, dict[Work, Values]] = {(): {work: dict(work.program.values) for work in scope.works}}
+    known: dict[Any, dict[Work, Values]] = {(): {work: numbers(work) for work in scope.works}}
+    ends: dict[int, Any] = {}  # for each program what is known when all its statistics are
     for work in scope.works:
-        done: tuple[Any, ...] = ()
-        for statistic in work.program.statistics:
-            before = known[done]
-            done = (*done, statistic, *_chosen(statistic, work.program.functions))
-            if done not in known:
-                functions = dict(work.program.functions)
-                results = _Pass(scope, len(known), statistic, functions, before).results()
-                known[done] = {w: {**before[w], statistic.name: results[w]} for w in scope.works}
-        settled[work] = known[done][work]
+        if id(work.program) not in ends:
+            ends[id(work.program)] = _settled(scope, work.program, known)
+        settled[work] = known[ends[id(work.program)]][work]
     return settled
 
 
-def _chosen(statistic: Statistic, functions: Mapping[str, Scalar]) -> Iterator[Scalar]:
-    asked = arguments(statistic.expression)
-    return (function for name, function in functions.items() if name in asked)
+def _settled(scope: Scope, program: Program, known: dict[Any, dict[Work, Values]]) -> tuple[Any, ...]:
+    """Find out all that a program asks for; under what it is known then."""
+    done: tuple[Any, ...] = ()
+    for stage in program.stages:
+        before = known[done]
+        done = (*done, stage, *_chosen(program, stage))
+        if done not in known:
+            results = _results(scope, len(known), stage, program, before)
+            known[done] = {w: {**before[w], stage.statistic.name: results[w]} for w in scope.works}
+    return done
+
+
+def numbers(work: Work) -> dict[str, Number]:
+    """The numbers that are known of a tensor before anything is read."""
+    return {**work.program.numbers, "length": float(row_length(work.spec.shape))}
+
+
+def _results(
+    scope: Scope, number: int, stage: Stage, program: Program, before: Mapping[Work, Values]
+) -> Mapping[Work, Number]:
+    if isinstance(stage.statistic, Derived):
+        works = sorted(scope.works, key=lambda work: work.spec.name)
+        known = [Numbers(w.spec.name, w.spec.shape, _own_names(stage.prefix, before[w])) for w in works]
+        return dict(zip(works, stage.statistic.compute(known), strict=True))
+    if not stage.by_tensor:
+        return _Pass(scope, number, stage, program, before).results()
+    own = ((work, replace(scope, works=[work])) for work in scope.works)
+    return {work: _Pass(part, number, stage, program, before).results()[work] for work, part in own}
+
+
+def _own_names(prefix: str, values: Values) -> Values:
+    """Numbers by the names that a part of a program gave them."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def _chosen(program: Program, stage: Stage) -> Iterator[Scalar]:
+    asked = asked_by(program, stage)
+    return (function for name, function in program.all_functions.items() if name in asked)
 
 
 @dataclass
@@ -149,28 +190,27 @@ class _Pass:
     Args:
         scope: which tensors.
         number: which of the scope's statistics it is, counted from 1.
-        statistic: what is asked.
-        functions: what its expression receives for function-valued arguments.
+        stage: what is asked.
+        program: of the tensor that asks; its functions are what the expression receives.
         values: the numbers known before, for each tensor.
     """
 
     def __init__(
-        self,
-        scope: Scope,
-        number: int,
-        statistic: Statistic,
-        functions: Mapping[str, Scalar],
-        values: Mapping[Work, Values],
+        self, scope: Scope, number: int, stage: Stage, program: Program, values: Mapping[Work, Values]
     ) -> None:
+        assert isinstance(stage.statistic, Statistic)
         self._scope = scope
         self._key = (*scope.key, number)
-        self._statistic = statistic
-        self._functions = functions
+        self._stage = stage
+        self._statistic = stage.statistic
+        self._functions = program.all_functions
         self._values = values
         models = scope.works[0].models
-        self._slots: list[Slot] = list(range(models)) if statistic.each else [None]
+        together = not (self._statistic.each or isinstance(self._statistic.fold, Gram))
+        self._slots: list[Slot] = [None] if together else list(range(models))
         self._known = {slot: figure for slot in self._slots if (figure := self._told(slot)) is not None}
         self._asked = [slot for slot in self._slots if slot not in self._known]
+        self._bindings = Bindings()
         self._bound = {work: {slot: self._bind(work, slot) for slot in self._asked} for work in scope.works}
         self._positions = {work: k for k, work in enumerate(scope.works)}
 
@@ -181,17 +221,20 @@ class _Pass:
             work: tuple(self._known.get(slot, found.get((work, slot), 0.0)) for slot in self._slots)
             for work in self._scope.works
         }
-        return {work: row if self._statistic.each else row[0] for work, row in rows.items()}
+        return {work: row[0] if self._slots == [None] else row for work, row in rows.items()}
 
     def _found(self) -> dict[tuple[Work, Slot], float]:
         """As an earlier run settled it, or measured now."""
         places = [(work, slot) for work in self._scope.works for slot in self._asked]
         if (kept := self._scope.journal.recall(self._key)) is not None:
             self._pass_over()
-            return dict(zip(places, map(float.fromhex, kept), strict=True))
+            every = kept * len(self._scope.works) if len(kept) == len(self._asked) else kept
+            return dict(zip(places, map(float.fromhex, every), strict=True))
         found = self._measured()
         if self._scope.is_worth_keeping:
-            self._scope.journal.settle(self._key, [found[place].hex() for place in places])
+            numbers = [found[place].hex() for place in places]
+            first = numbers[: len(self._asked)]
+            self._scope.journal.settle(self._key, first if numbers == first * len(self._scope.works) else numbers)
         return found
 
     def _pass_over(self) -> None:
@@ -205,6 +248,10 @@ class _Pass:
         fold = self._statistic.fold
         if isinstance(fold, Total):
             return self._totals(fold)
+        if isinstance(fold, Gram):
+            return self._products(fold)
+        if isinstance(fold, Extreme):
+            return self._extremes(fold)
         return self._selected(fold)
 
     def _told(self, slot: Slot) -> float | None:
@@ -217,9 +264,15 @@ class _Pass:
         return float(told) if told is not None else None
 
     def _bind(self, work: Work, slot: Slot) -> Bound:
-        expression, end = self._statistic.expression, self._scope.end_of(work)
-        compute = FLOAT64 if self._statistic.double else work.compute
-        return bind(work, expression, self._functions, self._values[work], compute, end, compute=compute, model=slot)
+        values, end, compute = self._values[work], self._scope.end_of(work), self._compute(work)
+
+        def bind() -> Bound:
+            return bind_statistic(work, self._stage, self._functions, values, end, compute, slot)
+
+        return self._bindings.of(work, values, end, slot, bind)
+
+    def _compute(self, work: Work) -> DType:
+        return FLOAT64 if self._statistic.double else work.compute
 
     def _evaluated(self, worker: _Worker, strip: Strip[Work], slots: Iterable[Slot]) -> Iterator[tuple[Slot, Array]]:
         """The expression over a strip, for one slot after the other, in memory that is used again."""
@@ -230,41 +283,91 @@ class _Pass:
     def _computed(
         self, worker: _Worker, strip: Strip[Work], inputs: StripInputs, slots: Iterable[Slot]
     ) -> Iterator[tuple[Slot, Array]]:
-        compute = FLOAT64 if self._statistic.double else strip.item.compute
+        compute = self._compute(strip.item)
         out = worker.buffers.typed("expression", strip.size, compute.storage)
         for slot in slots:
             self._bound[strip.item][slot](inputs, strip.start, out)
             yield slot, out
 
     def _totals(self, fold: Total) -> dict[tuple[Work, Slot], float]:
-        blocks = {work: -(-work.spec.size // BLOCK) for work in self._scope.works}
-        sums = {(work, slot): np.zeros(blocks[work]) for work in self._scope.works for slot in self._asked}
+        sums = self._blocks(self._asked)
 
         def step(worker: _Worker, strip: Strip[Work]) -> None:
             for slot, values in self._evaluated(worker, strip, self._asked):
                 for tile, part in strip.parts(values):
-                    partial = block_sums(part)
-                    first = tile.start // BLOCK
-                    sums[tile.item, slot][first : first + len(partial)] = partial
+                    _note(sums[tile.item, slot], tile, block_sums(part))
 
-        named = {f"{self._positions[work]} {slot}": array for (work, slot), array in sums.items()}
-        snapshots = self._snapshots(0, np.add, named, {})
-        self._sweep(snapshots, lambda: _Worker(snapshots.share({}), self._scope.buffers()), step)
-        totals = {slot: _exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
+        self._gather(sums, np.add, step)
+        totals = {slot: exact_sum(sums[work, slot] for work in self._scope.works) for slot in self._asked}
         return {
             (work, slot): fold.finish(totals[slot], self._scope.count, *self._parameter(work, slot, fold.by))
             for work in self._scope.works
             for slot in self._asked
         }
 
+    def _extremes(self, fold: Extreme) -> dict[tuple[Work, Slot], float]:
+        largest = fold.which == "largest"
+        ufunc, start = (np.maximum, -np.inf) if largest else (np.minimum, np.inf)
+        found = self._blocks(self._asked, start)
+
+        def step(worker: _Worker, strip: Strip[Work]) -> None:
+            for slot, values in self._evaluated(worker, strip, self._asked):
+                for tile, part in strip.parts(values):
+                    _note(found[tile.item, slot], tile, ufunc.reduceat(part, range(0, len(part), BLOCK)))
+
+        self._gather(found, ufunc, step)
+        every = {slot: np.concatenate([found[work, slot] for work in self._scope.works]) for slot in self._asked}
+        return {(work, slot): float(ufunc.reduce(every[slot])) for work in self._scope.works for slot in self._asked}
+
+    def _products(self, fold: Gram) -> dict[tuple[Work, Slot], float]:
+        models = [slot for slot in self._slots if slot is not None]
+        pairs = [(i, j) for i in models for j in models if i <= j]
+        sums = self._blocks(pairs)
+
+        def step(worker: _Worker, strip: Strip[Work]) -> None:
+            kind = self._compute(strip.item).storage
+            rows = worker.buffers.typed("rows", len(models) * strip.size, kind).reshape(len(models), -1)
+            for slot, values in self._evaluated(worker, strip, models):
+                rows[slot] = values
+            for i, j in pairs:
+                for (tile, one), (_, other) in zip(strip.parts(rows[i]), strip.parts(rows[j]), strict=True):
+                    _note(sums[tile.item, (i, j)], tile, block_products(one, other))
+
+        self._gather(sums, np.add, step)
+        total = {pair: exact_sum(sums[work, pair] for work in self._scope.works) for pair in pairs}
+        gram = [[total[min(i, j), max(i, j)] for j in models] for i in models]
+        finished = {work: fold.finish(gram, self._values[work]) for work in self._scope.works}
+        return {(work, slot): finished[work][slot] for work in self._scope.works for slot in models}
+
+    def _blocks(self, parts: Iterable[Hashable], start: float = 0.0) -> dict[tuple[Work, Any], Array]:
+        """For each tensor and each of some parts, a number for every canonical block; of one part, one array."""
+        stops = np.cumsum([0, *(-(-work.spec.size // BLOCK) for work in self._scope.works)]).tolist()
+        places = [(work, stops[k], stops[k + 1]) for k, work in enumerate(self._scope.works)]
+        wholes = {part: np.full(stops[-1], start) for part in parts}
+        return {(work, part): whole[a:b] for part, whole in wholes.items() for work, a, b in places}
+
+    def _gather(
+        self,
+        numbers: Mapping[tuple[Work, Any], Array],
+        merge: Callable[[Array, Array], Any],
+        step: Callable[[_Worker, Strip[Work]], None],
+    ) -> None:
+        """Fill in the blocks' numbers."""
+        named = {str(part): array.base for (_, part), array in numbers.items() if array.base is not None}
+        snapshots = self._snapshots(0, merge, named, {})
+        self._sweep(snapshots, lambda: _Worker(snapshots.share({}), self._scope.buffers()), step)
+
     def _selected(self, fold: Rank | ShareOf) -> dict[tuple[Work, Slot], float]:
         targets = {(work, slot): self._target(fold, work, slot) for work in self._scope.works for slot in self._asked}
         if isinstance(fold, Rank) and len(self._scope.works) == 1 and self._scope.count <= self._scope.tile:
             return self._ranked_at_once(targets)
-        kind = RankSelection if isinstance(fold, Rank) else ShareSelection
         compute = self._scope.works[0].compute
+        wanted = {slot: {target for (_, s), target in targets.items() if s == slot} for slot in self._asked}
         selections: dict[Slot, Selection] = {
-            slot: kind({target for (_, s), target in targets.items() if s == slot}, compute) for slot in self._asked
+            slot: RankSelection(asked, compute, fold.signed)
+            if isinstance(fold, Rank)
+            else ShareSelection(asked, compute)
+            for slot, asked in wanted.items()
         }
         rounds = 0
         if self._scope.count >= _SAMPLED:
@@ -371,8 +474,10 @@ class _Pass:
     def _parameter(self, work: Work, slot: Slot, name: str) -> tuple[float, ...]:
         if not name:
             return ()
-        value = getattr(work.method, name)
-        return (value[slot],) if isinstance(value, tuple) and slot is not None else (value,)
+        value = self._values[work][self._stage.prefix + name]
+        if isinstance(value, tuple):
+            return value if slot is None else (value[slot],)
+        return (value,)
 
 
 def _sampled(scope: Scope, slots: int) -> Iterator[Tile[Work]]:
@@ -387,6 +492,12 @@ def _sampled(scope: Scope, slots: int) -> Iterator[Tile[Work]]:
         place = max(place - work.spec.size, 0)
 
 
+def _note(numbers: Array, tile: Tile[Work], found: Array) -> None:
+    """Put the numbers of a tile's blocks in their places."""
+    first = tile.start // BLOCK
+    numbers[first : first + len(found)] = found
+
+
 def _size(strip: Strip[Work]) -> int:
     return strip.size
 
@@ -396,7 +507,7 @@ def _named(tables: Mapping[Slot, Tables]) -> dict[str, Array]:
     return {f"{slot} {prefix}": table for slot, by_prefix in tables.items() for prefix, table in by_prefix.items()}
 
 
-def _exact_sum(arrays: Iterable[Array]) -> float:
+def exact_sum(arrays: Iterable[Array]) -> float:
     """The correctly rounded sum; infinite or not a number where the terms are, or where it leaves the range."""
     flat = np.concatenate(list(arrays))
     try:

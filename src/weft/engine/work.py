@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
-from weft.algorithms.method import Method, Program
+from weft.algorithms.chain import Chain
+from weft.algorithms.program import Program
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
 from weft.kernels.dtypes import DType
 
@@ -18,9 +19,9 @@ Signature = tuple[tuple[str, int | None, DType | None, float], ...]
 """For every argument and model how it is stored, or, if there is nothing to read, the number in its place."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operand:
-    """One tensor of one input."""
+    """One tensor of one input. There is one object for each tensor that is planned."""
 
     checkpoint: Checkpoint
     spec: TensorSpec
@@ -55,7 +56,7 @@ class Work:
 
     spec: TensorSpec
     program: Program
-    method: Method | None
+    method: Chain | None
     operands: Mapping[Key, Operand]
     constants: Mapping[Key, float]
     models: int

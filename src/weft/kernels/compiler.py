@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,10 +27,11 @@ import numba
 import numpy as np
 import platformdirs
 
-from weft.kernels import codecs
+from weft.kernels import codecs, draws
 from weft.kernels.dtypes import FLOAT64, DType
 from weft.kernels.element import Scalar
-from weft.kernels.specialise import constants, dependencies, specialised
+from weft.kernels.elementary import source
+from weft.kernels.specialise import constants, dependencies, elementary_functions, specialised
 
 Kernel = Callable[..., int]
 """`kernel(out, start, end, values, *inputs) -> count`; see `compiled`."""
@@ -66,6 +67,11 @@ class Loop:
         compute: the precision of the arithmetic.
         output: how the result is stored.
         note: a scalar function that says of an element whether it is worth reporting; such elements are counted.
+        prefix: what the names of numbers, functions and inputs that belong to `element` begin with.
+        change: a scalar function that changes each model's difference to the base before `element` sees it; the names
+            that belong to it begin with `CHANGE`.
+        relative: `element` sees the changed differences beside a base of 0, and not their sums with the base.
+        adds_base: the base is added to what `element` gives.
     """
 
     element: Scalar
@@ -76,22 +82,40 @@ class Loop:
     compute: DType
     output: DType
     note: Scalar | None = None
+    prefix: str = ""
+    change: Scalar | None = None
+    relative: bool = False
+    adds_base: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether it asks for random numbers: what happens to each model, or a statistic of that, may."""
+        return any("draw" in inspect.signature(f).parameters for f in (self.element, self.change) if f)
 
 
-def compiled(loop: Loop) -> Kernel:
+CHANGE = "before_"
+"""What the names begin with that belong to a change."""
+
+
+def compiled(loop: Loop, *, joined: bool = False) -> Kernel:
     """Machine code for a loop, from the cache folder when it was made before.
 
     Args:
         loop: what to compile.
+        joined: whether it goes over several tensors, each a scope of its own with its own numbers.
 
     Returns:
         `kernel(out, start, end, values, *inputs) -> count`. `out` and the inputs are one-dimensional arrays of
         storage type and equal length, the elements `start`, `start + 1`, ... of a tensor; `end` is the index of the
         last element of the scope, or -1 when it is in another tensor; `values` holds the numbers in the precision of
-        the loop. The kernel holds no lock while it runs.
+        the loop. A loop that draws takes `keys` before the inputs: uint32, two for each model. The kernel holds no
+        lock while it runs.
+
+        If joined, `kernel(out, stops, values, *inputs) -> count`: the arrays hold whole tensors, one after the other;
+        `stops` says for each where it ends, and `values` has a row for each.
     """
     with _COMPILING:
-        return _compiled(loop)
+        return _compiled(loop, joined)
 
 
 _COMPILING = Lock()
@@ -99,17 +123,17 @@ _COMPILING = Lock()
 
 
 @cache
-def _compiled(loop: Loop) -> Kernel:
-    source = source_of(loop)
+def _compiled(loop: Loop, joined: bool = False) -> Kernel:
+    source = source_of(loop, joined=joined)
     path = _stored(source)
     try:
         kernel = _loaded(source, path)
-        _call_once(loop, kernel)
+        _call_once(loop, kernel, joined)
     except (EOFError, UnpicklingError, ValueError, ImportError, AttributeError, IndexError):
         for damaged in (path.parent / "__pycache__").glob(f"{path.stem}.*.nb?"):
             damaged.unlink(missing_ok=True)
         kernel = _loaded(source, path)
-        _call_once(loop, kernel)
+        _call_once(loop, kernel, joined)
     return kernel
 
 
@@ -118,15 +142,21 @@ def _loaded(source: str, path: Path) -> Kernel:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # machine code from the cache looks its module up by name
     exec(compile(source, str(path), "exec"), module.__dict__)  # our own text, not what lies in the cache folder
-    kernel: Kernel = module.kernel
+    kernel: Kernel = module.joined if hasattr(module, "joined") else module.kernel
     return kernel
 
 
-def _call_once(loop: Loop, kernel: Kernel) -> None:
+def _call_once(loop: Loop, kernel: Kernel, joined: bool) -> None:
     """Compile for the types it will be called with, or load that from the cache, by a call over no elements."""
     arrays = [np.empty(0, given.dtype.storage) for given in loop.inputs if given.dtype]
     count = sum(max(count, 1) for _, count in loop.values)
-    kernel(np.empty(0, loop.output.storage), 0, -1, np.ones(count, loop.compute.storage), *arrays)
+    if loop.draws:
+        arrays.insert(0, np.zeros(2 * loop.models, np.uint32))
+    out = np.empty(0, loop.output.storage)
+    if joined:
+        kernel(out, np.empty(0, np.int64), np.empty((0, count), loop.compute.storage), *arrays)
+    else:
+        kernel(out, 0, -1, np.ones(count, loop.compute.storage), *arrays)
 
 
 def cache_folder() -> Path:
@@ -140,7 +170,7 @@ def kernels_cached() -> int:
     return sum(1 for _ in cache_folder().glob("*.py"))
 
 
-def source_of(loop: Loop) -> str:
+def source_of(loop: Loop, *, joined: bool = False) -> str:
     """The generated module as text.
 
     Example:
@@ -151,21 +181,26 @@ def source_of(loop: Loop) -> str:
         >>> "encode_bfloat16(weighted_average(" in source_of(loop)
         True
     """
-    return "\n".join((*_preamble(loop), *_functions(loop), *_kernel(loop), ""))
+    over = _joined(loop) if joined else ()
+    return "\n".join((*_preamble(loop), *_functions(loop), *_kernel(loop), *over, ""))
 
 
 def _preamble(loop: Loop) -> Iterator[str]:
     yield f"# Generated by weft for numba {numba.__version__}, llvmlite {llvmlite.__version__},"
-    yield f"# codecs {_digest(inspect.getsource(codecs))}."
+    drawing = f", draws {_digest(inspect.getsource(draws))}" if loop.draws else ""
+    yield f"# codecs {_digest(inspect.getsource(codecs))}{drawing}."
     yield "import numpy as np"
     yield "from numba import njit"
     yield "from weft.kernels.codecs import *"
+    if loop.draws:
+        yield "from weft.kernels.draws import uniform"
     yield f"real = np.{loop.compute.name}"
     yield 'inline = njit(forceinline=True, error_model="numpy", nogil=True)'
 
 
 def _functions(loop: Loop) -> Iterator[str]:
-    roots = [loop.element, *(function for _, function in loop.functions), *([loop.note] if loop.note else [])]
+    own = [function for function in (loop.note, loop.change) if function]
+    roots = [loop.element, *(function for _, function in loop.functions), *own]
     wanted: dict[Scalar, None] = {}
     numbers: dict[str, float] = {}
     for root in roots:
@@ -178,46 +213,130 @@ def _functions(loop: Loop) -> Iterator[str]:
     if len(set(names)) < len(names):
         raise TypeError(f"{loop.element.__name__}: two of its functions have one name: {sorted(names)}; rename one")
     yield from (f"{name} = real({value!r})" for name, value in numbers.items())
+    yield from _exponentials(loop, wanted)
     for function in wanted:
         yield f"\n@inline\n{specialised(function, loop.models)}"
+
+
+def _exponentials(loop: Loop, functions: Iterable[Scalar]) -> Iterator[str]:
+    """The exponential functions that these call, in the loop's precision."""
+    called = {name: known for function in functions for name, known in elementary_functions(function).items()}
+    for name, known in called.items():
+        yield f"from weft.kernels.elementary import {known}_{loop.compute.name} as {name}  # {_digest(source())}"
 
 
 def _kernel(loop: Loop) -> Iterator[str]:
     arrays = [f"input_{k}" for k, given in enumerate(loop.inputs) if given.dtype]
     yield "\n"
     yield '@njit(nogil=True, error_model="numpy", cache=True)'
-    own = "" if len(arrays) <= _DIRECT else "_"
-    yield f"def kernel({', '.join([f'out{own}', f'start{own}', 'end', 'values', *arrays])}):"
+    late = _decoded_first(loop)
+    own = "_" if late else ""
+    keys = ["keys"] if loop.draws else []
+    yield f"def kernel({', '.join([f'out{own}', f'start{own}', 'end', 'values', *keys, *arrays])}):"
     yield from (f"    {line}" for line in _unpacked(loop))
     yield "    noted_ = 0"
-    if len(arrays) <= _DIRECT:
+    if not late:
         yield from _elements(loop, "    ")
     else:
-        yield f"    decoded_ = np.empty(({len(arrays)}, {_STRETCH}), np.{loop.compute.name})"
+        yield f"    decoded_ = np.empty(({len(late)}, {_STRETCH}), np.{loop.compute.name})"
         yield f"    for from_ in range(0, len(out_), {_STRETCH}):"
         yield f"        out = out_[from_ : from_ + {_STRETCH}]"
         yield "        start = start_ + from_"
-        for row, (k, given) in enumerate((k, given) for k, given in enumerate(loop.inputs) if given.dtype):
-            yield f"        part_ = input_{k}[from_ : from_ + {_STRETCH}]"
-            yield "        for at_ in range(len(part_)):"
-            yield f"            decoded_[{row}, at_] = {_decoded(k, given, 'part_')}"
+        for k, given in ((k, given) for k, given in enumerate(loop.inputs) if given.dtype):
+            yield f"        part_{k} = input_{k}[from_ : from_ + {_STRETCH}]"
+            if k in late:
+                yield f"        for at_ in range(len(part_{k})):"
+                yield f"            decoded_[{late.index(k)}, at_] = {_decoded(k, given, f'part_{k}')}"
         yield from _elements(loop, "        ")
+    yield "    return noted_"
+
+
+def _joined(loop: Loop) -> Iterator[str]:
+    """The loop over tensors that lie one after the other."""
+    arrays = [f"input_{k}" for k, given in enumerate(loop.inputs) if given.dtype]
+    parts = "".join(f", {array}[first_:last_]" for array in arrays)
+    yield '\n\n@njit(nogil=True, error_model="numpy", cache=True)'
+    yield f"def joined({', '.join(['out', 'stops', 'values', *arrays])}):"
+    yield "    noted_ = first_ = 0"
+    yield "    for k_ in range(len(stops)):"
+    yield "        last_ = stops[k_]"
+    yield f"        noted_ += kernel(out[first_:last_], 0, last_ - first_ - 1, values[k_]{parts})"
+    yield "        first_ = last_"
     yield "    return noted_"
 
 
 def _elements(loop: Loop, indent: str) -> Iterator[str]:
     """The loop over elements itself."""
     yield f"{indent}for at_ in range(len(out)):"
-    yield f"{indent}    out[at_] = {_encoder(loop)}({_call(loop, loop.element)})"
+    yield from (f"{indent}    {line}" for line in _changed(loop))
+    added = "base_ + " if loop.adds_base else ""
+    yield f"{indent}    out[at_] = {_encoder(loop)}({added}{_call(loop, loop.element)})"
     if loop.note:
         yield f"{indent}    noted_ += {_call(loop, loop.note)}"
 
 
-_DIRECT = 48
-"""How many arrays a loop reads itself. With some ten more LLVM no longer vectorises it; they are decoded first then."""
+def _changed(loop: Loop) -> Iterator[str]:
+    """What the models' values become before the scalar function sees them."""
+    if loop.change is None:
+        return
+    yield f"base_ = {_read_one(loop, 'base', None)}"
+    for slot in range(loop.models):
+        asked = inspect.signature(loop.change).parameters
+        call = f"{loop.change.__name__}({', '.join(_of_model(loop, name, slot) for name in asked)})"
+        yield f"changed_{slot}_ = {call if loop.relative else f'base_ + {call}'}"
 
-_STRETCH = 512
-"""Elements that are decoded at a time, so that what is decoded stays in the core's cache."""
+
+def _of_model(loop: Loop, name: str, slot: int) -> str:
+    """An argument of the change of one model's value."""
+    if name == "base":
+        return "base_"
+    if name == "index":
+        return "start + at_"
+    if name == "draw":
+        return _drawn(slot)
+    known = _known(loop, CHANGE, name)
+    if any(given.name == known for given in loop.inputs):
+        return _read_one(loop, known, slot)
+    if known in dict(loop.functions):
+        return dict(loop.functions)[known].__name__
+    if known in dict(loop.values):
+        return f"{known}[{slot}]" if dict(loop.values)[known] else known
+    raise TypeError(f"{loop.change.__name__ if loop.change else ''} asks for {name!r}, which nothing provides")
+
+
+def _drawn(slot: int) -> str:
+    """The random number of one model."""
+    return f"real(uniform(keys[{2 * slot}], keys[{2 * slot + 1}], start + at_))"
+
+
+def _known(loop: Loop, prefix: str, name: str) -> str:
+    """The name under which an argument is given: with the prefix if it belongs to that, else as it is."""
+    given = {*(i.name for i in loop.inputs), *(n for n, _ in loop.functions), *(n for n, _ in loop.values)}
+    return prefix + name if prefix + name in given else name
+
+
+def _read_one(loop: Loop, name: str, slot: int | None) -> str:
+    """One element of what is given under a name: for one model if there is one for each."""
+    found = [(k, given) for k, given in enumerate(loop.inputs) if given.name == name and given.model in (slot, None)]
+    if not found:
+        raise TypeError(f"{loop.element.__name__}: nothing provides {name!r}, which is needed to change task vectors")
+    return _read(loop, *found[0])
+
+
+_DIRECT = 48
+"""How many arrays a loop reads itself. With some ten more LLVM no longer vectorises it."""
+
+_BESIDE = 40
+"""If there are more, how many it reads itself nevertheless; the others are decoded first."""
+
+_STRETCH = 256
+"""Elements that are decoded at a time, so that what is decoded stays in the core's first cache."""
+
+
+def _decoded_first(loop: Loop) -> list[int]:
+    """Positions of the inputs that are decoded into scratch before the loop over elements reads them."""
+    arrays = [k for k, given in enumerate(loop.inputs) if given.dtype]
+    return arrays[_BESIDE:] if len(arrays) > _DIRECT else []
 
 
 def _unpacked(loop: Loop) -> Iterator[str]:
@@ -236,28 +355,37 @@ def _call(loop: Loop, function: Scalar) -> str:
 
 
 def _argument(loop: Loop, name: str) -> str:
-    arrays = [(k, given) for k, given in enumerate(loop.inputs) if given.name == name]
+    if loop.change and name == "base":
+        return "real(0.0)" if loop.relative else "base_"
+    if loop.change and name == "tuned":
+        changed = [f"changed_{slot}_" for slot in range(loop.models)]
+        together = any(given.name == "tuned" and given.model is not None for given in loop.inputs)
+        return f"({' '.join(f'{one},' for one in changed)})" if together else changed[0]
+    known = _known(loop, loop.prefix, name)
+    arrays = [(k, given) for k, given in enumerate(loop.inputs) if given.name == known]
     if len(arrays) == 1 and arrays[0][1].model is None:
         return _read(loop, *arrays[0])
     if arrays:
         return f"({' '.join(f'{_read(loop, k, given)},' for k, given in arrays)})"
     if name == "index":
         return "start + at_"
+    if name == "draw" and loop.models == 1:
+        return _drawn(0)
     if name == "last":
         return "start + at_ == end"
-    if name in dict(loop.functions):
-        return dict(loop.functions)[name].__name__
-    if name in dict(loop.values):
-        return name
+    if known in dict(loop.functions):
+        return dict(loop.functions)[known].__name__
+    if known in dict(loop.values):
+        return known
     raise TypeError(f"{loop.element.__name__} asks for {name!r}, which nothing provides")
 
 
 def _read(loop: Loop, k: int, given: Input) -> str:
     """One element of an input, decoded."""
-    arrays = [j for j, other in enumerate(loop.inputs) if other.dtype]
-    if given.dtype is None or len(arrays) <= _DIRECT:
-        return _decoded(k, given, f"input_{k}")
-    return f"decoded_[{arrays.index(k)}, at_]"
+    late = _decoded_first(loop)
+    if k in late:
+        return f"decoded_[{late.index(k)}, at_]"
+    return _decoded(k, given, f"part_{k}" if late else f"input_{k}")
 
 
 def _decoded(k: int, given: Input, array: str) -> str:

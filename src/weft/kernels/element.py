@@ -10,6 +10,7 @@ Its laws:
   `for i in range(len(tuned))`, `tuple(x - base for x in tuned)`. These loops are written out at compile time, so
   they have no `break` or `continue`.
 * Numbers are written as floats (`0.0`, not `0`); they take the precision of the merge.
+* It may call `exp` and `tanh` of `weft.kernels.elementary`, which give the same bits everywhere.
 * It may call other functions marked `@element`, and may receive such functions as arguments (how `ties` receives
   its `trim`, `elect` and `combine`).
 """

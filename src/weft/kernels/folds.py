@@ -57,6 +57,61 @@ def block_sums(values):
 
 
 @njit(**_COMPILED)
+def block_products(one, other):
+    """The float64 inner product of each canonical block of two tiles.
+
+    Args:
+        one: float32 or float64, shape [n]; it begins on a block boundary.
+        other: the same of another stream.
+
+    Returns:
+        float64, shape [ceil(n / BLOCK)]. Eight interleaved partial sums are kept and added in a fixed order.
+    """
+    blocks = (len(one) + BLOCK - 1) // BLOCK
+    sums = np.zeros(blocks, np.float64)
+    lanes = np.zeros(LANES, np.float64)
+    for b in range(blocks):
+        left = one[b * BLOCK : min((b + 1) * BLOCK, len(one))]
+        right = other[b * BLOCK : min((b + 1) * BLOCK, len(one))]
+        whole = len(left) // LANES
+        lanes[:] = 0.0
+        for i in range(whole):
+            for lane in range(LANES):
+                lanes[lane] += np.float64(left[i * LANES + lane]) * np.float64(right[i * LANES + lane])
+        rest = 0.0
+        for i in range(whole * LANES, len(left)):
+            rest += np.float64(left[i]) * np.float64(right[i])
+        first = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
+        sums[b] = (first + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))) + rest
+    return sums
+
+
+@njit(**_COMPILED)
+def sums_of_each(values, stops):
+    """The block sums of several tensors that lie one after the other.
+
+    Args:
+        values: float32 or float64, shape [n].
+        stops: int64, shape [tensors]: where each of them ends.
+
+    Returns:
+        The sums of all blocks, float64, shape [blocks]; and how many blocks each tensor has, int64, shape [tensors].
+    """
+    blocks = np.empty(len(stops), np.int64)
+    first = 0
+    for k in range(len(stops)):
+        blocks[k] = (stops[k] - first + BLOCK - 1) // BLOCK
+        first = stops[k]
+    sums = np.empty(blocks.sum(), np.float64)
+    first = at = 0
+    for k in range(len(stops)):
+        sums[at : at + blocks[k]] = block_sums(values[first : stops[k]])
+        at += blocks[k]
+        first = stops[k]
+    return sums, blocks
+
+
+@njit(**_COMPILED)
 def largest_exponent(bits, mask):
     """The largest of `bits & mask`: with a format's exponent bits, whether any number is not finite.
 
@@ -81,8 +136,8 @@ def count_between(keys, low, span, shift, table):
         low: where the range begins; of the keys' type, as the two that follow.
         span: how many keys the range has.
         shift: a bin holds 2^shift of them.
-        table: int64, shape [3, bins + 1]: for each bin its count, the lowest and the highest distance from `low`. The
-            last column counts the keys below the range.
+        table: int64, shape [3, bins + 1]: for each bin its count, the lowest and the highest distance from `low`, which
+            are the bits of unsigned numbers. The last column counts the keys below the range.
     """
     below = 0
     for key in keys:
@@ -91,8 +146,8 @@ def count_between(keys, low, span, shift, table):
         if distance < span:
             k = distance >> shift
             table[COUNTS, k] += 1
-            table[LOWEST, k] = min(table[LOWEST, k], np.int64(distance))
-            table[HIGHEST, k] = max(table[HIGHEST, k], np.int64(distance))
+            table[LOWEST, k] = np.int64(min(np.uint64(table[LOWEST, k]), np.uint64(distance)))
+            table[HIGHEST, k] = np.int64(max(np.uint64(table[HIGHEST, k]), np.uint64(distance)))
     table[COUNTS, -1] += below
 
 

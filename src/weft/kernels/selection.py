@@ -128,6 +128,8 @@ class RankSelection(Selection):
     Args:
         targets: the ranks.
         dtype: float32 or float64, the precision of the numbers.
+        signed: whether there may be negative numbers. Their bits are then turned so that they order as the numbers do,
+            which takes a pass more over each tile; -0 comes just before 0.
 
     Example:
         >>> from weft.kernels.dtypes import FLOAT32
@@ -142,9 +144,11 @@ class RankSelection(Selection):
 
     table_bytes = 3 * 8 * (BINS + 1)
 
-    def __init__(self, targets: Iterable[float], dtype: DType) -> None:
+    def __init__(self, targets: Iterable[float], dtype: DType, signed: bool = False) -> None:
         super().__init__(dtype)
-        self._top = 1 << (self._bits - 1)  # the sign bit is never set
+        self._signed = signed
+        # without negative numbers the sign bit is never set; the largest key of all belongs to no number
+        self._top = (1 << self._bits) - 1 if signed else 1 << (self._bits - 1)
         self._ranges = {int(target): _Range(0, self._top) for target in targets if target >= 1}
         self._count = 0
 
@@ -159,7 +163,7 @@ class RankSelection(Selection):
         for where in set(self._ranges.values()):
             if not where.is_found:
                 table = made[where] = np.zeros((3, where.bins + 1), np.int64)
-                table[LOWEST] = np.iinfo(np.int64).max
+                table[LOWEST] = -1  # as an unsigned number the largest: none yet
         return made
 
     def add(self, values: Array, tables: Tables) -> None:
@@ -173,8 +177,9 @@ class RankSelection(Selection):
     def merge(table: Array, other: Array) -> None:
         """Add to a table what another worker counted."""
         table[COUNTS] += other[COUNTS]
-        np.minimum(table[LOWEST], other[LOWEST], out=table[LOWEST])
-        np.maximum(table[HIGHEST], other[HIGHEST], out=table[HIGHEST])
+        ours, theirs = table.view(np.uint64), other.view(np.uint64)
+        np.minimum(ours[LOWEST], theirs[LOWEST], out=ours[LOWEST])
+        np.maximum(ours[HIGHEST], theirs[HIGHEST], out=ours[HIGHEST])
 
     def advance(self, counted: Sequence[Tables]) -> None:
         """End a round: combine what the workers counted and come nearer to every answer."""
@@ -195,6 +200,20 @@ class RankSelection(Selection):
         """
         for rank in self._ranges:
             self._ranges[rank] = self._bracket(sample, min(rank / population, 1.0))
+
+    def _keys(self, values: Array) -> Array:
+        keys = super()._keys(values)
+        if not self._signed:
+            return keys
+        sign = keys.dtype.type(1 << (self._bits - 1))
+        turned: Array = np.where(keys >= sign, ~keys, keys | sign)
+        return turned
+
+    def _number(self, key: int) -> float:
+        sign = 1 << (self._bits - 1)
+        if not self._signed:
+            return super()._number(key)
+        return super()._number(key - sign if key >= sign else (2 * sign - 1) ^ key)
 
     def _bracket(self, sample: Array, share: float) -> _Range:
         """The keys between two numbers of a sample, so far apart that the answer is hardly anywhere else."""
@@ -219,7 +238,8 @@ class RankSelection(Selection):
         if rank > reached[-1]:
             return _Range(where.high, self._top)
         found = int(np.searchsorted(reached, rank, side="left"))
-        return _Range(where.low + int(table[LOWEST, found]), where.low + int(table[HIGHEST, found]) + 1)
+        distances = table.view(np.uint64)
+        return _Range(where.low + int(distances[LOWEST, found]), where.low + int(distances[HIGHEST, found]) + 1)
 
 
 class ShareSelection(Selection):

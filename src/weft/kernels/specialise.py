@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
+from weft.kernels import elementary
 from weft.kernels.element import Scalar, is_element
 
 _ALLOWED_BUILTINS = frozenset({"abs", "min", "max", "len", "range", "zip", "enumerate", "tuple", "float"})
@@ -63,13 +64,21 @@ def constants(function: Scalar) -> dict[str, float]:
     names = _global_names(function)
     values = {name: function.__globals__.get(name) for name in names}
     numbers = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
-    strangers = [n for n in names if n not in numbers and not is_element(values[n]) and n not in _ALLOWED_BUILTINS]
+    known = {*numbers, *elementary_functions(function), *_ALLOWED_BUILTINS}
+    strangers = [n for n in names if n not in known and not is_element(values[n])]
     if strangers:
         raise TypeError(
             f"{function.__qualname__} uses {strangers[0]!r}, which cannot be compiled: "
-            "use numbers, functions marked @element, and " + ", ".join(sorted(_ALLOWED_BUILTINS))
+            f"use numbers, functions marked @element, {' and '.join(elementary.FUNCTIONS.values())} of "
+            f"{elementary.__name__}, and {', '.join(sorted(_ALLOWED_BUILTINS))}"
         )
     return numbers
+
+
+def elementary_functions(function: Scalar) -> dict[str, str]:
+    """The exponential functions that this one calls: what it calls them, and their names."""
+    named = ((name, elementary.name_of(function.__globals__.get(name))) for name in _global_names(function))
+    return {name: known for name, known in named if known}
 
 
 def _global_names(function: Scalar) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from weft.algorithms.method import Method
-from weft.algorithms.registry import METHODS
+from weft.algorithms.registry import usable
 from weft.recipes.schema import Recipe
 
 
@@ -13,20 +14,21 @@ def recipe_schema() -> dict[str, Any]:
     """What a recipe may say, as JSON schema (draft 2020-12).
 
     Example:
-        >>> recipe_schema()["properties"]["method"]["enum"]
-        ['linear', 'task_arithmetic', 'ties', 'fisher']
+        >>> "ties" in recipe_schema()["properties"]["method"]["enum"]
+        True
     """
+    kinds, _ = usable()
     schema = Recipe.model_json_schema()
     schema["title"] = "Weft recipe"
     schema["properties"].pop("folder", None)
-    schema["properties"]["method"]["enum"] = list(METHODS)
+    schema["properties"]["method"]["enum"] = list(kinds)
     model, rule = schema["$defs"]["ModelEntry"], schema["$defs"]["Rule"]
-    everywhere = _parameters(per_model_only=False)
+    everywhere = _parameters(kinds, per_model_only=False)
     schema["properties"]["parameters"] = {"type": "object", "properties": everywhere, "additionalProperties": False}
     rule["properties"]["parameters"] = schema["properties"]["parameters"]
-    rule["properties"]["method"] = {"enum": list(METHODS), "description": "merge these tensors by another method"}
+    rule["properties"]["method"] = {"enum": list(kinds), "description": "merge these tensors by another method"}
     rule["properties"]["match"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    model["properties"] |= _parameters(per_model_only=True)
+    model["properties"] |= _parameters(kinds, per_model_only=True)
     model["additionalProperties"] = False
     schema["properties"]["models"]["minItems"] = 1
     schema["properties"]["models"]["items"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/ModelEntry"}]}
@@ -34,10 +36,10 @@ def recipe_schema() -> dict[str, Any]:
     return schema
 
 
-def _parameters(per_model_only: bool) -> dict[str, Any]:
+def _parameters(kinds: Mapping[str, type[Method]], per_model_only: bool) -> dict[str, Any]:
     """Every parameter of every method; of the same name in several, whatever one of them takes."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for kind in METHODS.values():
+    for kind in kinds.values():
         for name in kind.model_fields:
             if kind.is_per_model(name) or not per_model_only:
                 found.setdefault(name, []).append(_one(kind, name, single=per_model_only))

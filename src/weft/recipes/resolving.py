@@ -6,13 +6,20 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from typing import Any
+from typing import Any, TypeVar
 
-from weft.algorithms.method import Method
-from weft.algorithms.registry import method
+from weft.algorithms.chain import Chain
+from weft.algorithms.correction import Correction
+from weft.algorithms.registry import correction, method, sparsifier
+from weft.algorithms.sparsifier import Sparsifier
 from weft.checkpoints.patterns import Expression
 from weft.errors import Gathering, InputError, Problem, nearest
 from weft.recipes.schema import Recipe, Rule
+
+Chained = TypeVar("Chained", Sparsifier, Correction)
+
+Written = Mapping[str, Any]
+"""A step as a person wrote it: its name under `method`, and its parameters."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Drop:
 class Merge:
     """Merge the tensor."""
 
-    method: Method
+    method: Chain
     rule: str = field(default="", compare=False)
 
 
@@ -70,7 +77,7 @@ class Resolver:
             with problems:
                 self._rules.append((_matcher(rule.match), self._decide(rule)))
         with problems:
-            self._default = self._merge(recipe.method, {})
+            self._default = self._merge(recipe.method, {}, recipe.before, recipe.after)
         problems.tell()
         self._used = [0] * len(self._rules)
 
@@ -86,7 +93,7 @@ class Resolver:
         """The patterns of rules that decided nothing so far."""
         return [", ".join(rule.match) for rule, used in zip(self._recipe.rules, self._used, strict=True) if not used]
 
-    def methods(self) -> list[Method]:
+    def methods(self) -> list[Chain]:
         """Every method that may be used, with its parameters."""
         return [a.method for a in (self._default, *(action for _, action in self._rules)) if isinstance(a, Merge)]
 
@@ -95,17 +102,33 @@ class Resolver:
         if rule.use == "drop":
             return Drop(patterns)
         if rule.use is None:
-            return self._merge(rule.method or self._recipe.method, rule.parameters, patterns)
+            steps = rule.step("before", self._recipe.before), rule.step("after", self._recipe.after)
+            return self._merge(rule.method or self._recipe.method, rule.parameters, *steps, patterns)
         sources = (*self._names, *(("base",) if self._recipe.base is not None else ()))
         if rule.use not in sources:
             remedy = nearest(rule.use, sources) or f"write one of {', '.join(sources)}, or drop"
             raise InputError(f"rule {patterns!r}: use: {rule.use!r} is not a model of this recipe", remedy)
         return Use(rule.use, patterns)
 
-    def _merge(self, name: str, parameters: Mapping[str, Any], rule: str = "") -> Merge:
+    def _merge(
+        self, name: str, parameters: Mapping[str, Any], before: Written | None, after: Written | None, rule: str = ""
+    ) -> Merge:
         kind = method(name)
+        kind.check_count(self._names)
         known = [{k: v for k, v in own.items() if k in kind.model_fields} for own in self._own]
-        return Merge(kind.resolved(self._names, parameters, known, self._recipe.parameters), rule)
+        settled = kind.resolved(self._names, parameters, known, self._recipe.parameters)
+        first = self._chained("before", sparsifier(before["method"]), before) if before else None
+        last = self._chained("after", correction(after["method"]), after) if after else None
+        return Merge(Chain(settled, first, last), rule)
+
+    def _chained(self, place: str, kind: type[Chained], written: Written) -> Chained:
+        """A step before or after the method, with its parameters as they stand beside its name."""
+        parameters = {name: value for name, value in written.items() if name != "method"}
+        known = kind.chained_fields()
+        problems = [_unknown(p, known, place, [kind.name]) for p in parameters if p not in known]
+        if problems:
+            raise InputError(problems)
+        return kind.resolved(self._names, parameters)
 
 
 def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

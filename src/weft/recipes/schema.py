@@ -99,6 +99,23 @@ class ModelEntry(BaseModel):
         return self.__pydantic_extra__ or {}
 
 
+def _one_step(value: Any) -> Any:
+    """A step by its name alone stands for itself with its defaults; `none` for no step."""
+    if value in (None, "none"):
+        return None
+    return {"method": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
+
+
+def _has_a_method(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value.get("method"), str):
+        raise _slip("has no `method`", "write for example `before: {method: dare, drop: 0.5}`")
+    return value
+
+
+ChainedStep = Annotated[dict[str, Any] | None, BeforeValidator(_one_step), AfterValidator(_has_a_method)]
+"""A step before or after the method: its name under `method`, and its parameters beside it."""
+
+
 class Rule(_Strict):
     """What is done with the tensors whose name matches; what it leaves open comes from the recipe."""
 
@@ -106,6 +123,13 @@ class Rule(_Strict):
     use: str | None = None
     method: str | None = None
     parameters: dict[str, Any] = {}
+    before: ChainedStep = None
+    after: ChainedStep = None
+
+    def step(self, place: str, otherwise: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What happens before or after the method: as the rule says, if it says anything."""
+        step: dict[str, Any] | None = getattr(self, place) if place in self.model_fields_set else otherwise
+        return step
 
     @field_validator("match", mode="before")
     @classmethod
@@ -127,10 +151,11 @@ class Rule(_Strict):
 
     @model_validator(mode="after")
     def _copies_or_merges(self) -> Rule:
-        if self.use is not None and (self.method is not None or self.parameters):
+        chained = not self.model_fields_set.isdisjoint(("before", "after"))
+        if self.use is not None and (self.method is not None or self.parameters or chained):
             what = "`use` copies a tensor, so `method` and `parameters` beside it would have no effect"
             raise _slip(what, "keep either `use` or the others")
-        if self.use is None and self.method is None and not self.parameters:
+        if self.use is None and self.method is None and not self.parameters and not chained:
             raise _slip("says nothing about its tensors", "give `use`, `method` or `parameters`")
         return self
 
@@ -159,6 +184,9 @@ class Recipe(_Strict):
         base: the pretrained model: a path; in Python also a dict of tensors or a module.
         models: the fine-tuned models, in order.
         parameters: the method's parameters.
+        before: what changes every task vector first: the name of a sparsifier, or a map with it as `method` and its
+            parameters.
+        after: what corrects the merged tensors, in the same way.
         rules: over tensor names; the first match wins.
         rename: changes to the tensor names of every model (not of the base): what a name begins with, or `re:` and an
             expression, and what to put there.
@@ -179,6 +207,8 @@ class Recipe(_Strict):
     base: Any = None
     models: tuple[ModelEntry, ...]
     parameters: dict[str, Any] = {}
+    before: ChainedStep = None
+    after: ChainedStep = None
     rules: tuple[Rule, ...] = ()
     rename: Renaming = {}
     output: Output = Output()

@@ -1,0 +1,1 @@
+"""What merge methods do to whole matrices: pure functions of torch tensors, one file for each method."""
