@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -50,5 +51,5 @@ def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], rtol: 
             expected.detach().double(),
             rtol=rtol,
             atol=1e-12 * largest,
-            msg=lambda m: f"{name}: {m}",
+            msg=partial("{}: {}".format, name),
         )

@@ -215,12 +215,12 @@ def test_a_bert_against_a_loop() -> None:
     module, batch = tr.BertForSequenceClassification(tr.BertConfig(**SMALL, num_labels=3)).double().eval(), text()
     layer = module.bert.encoder.layer[1].intermediate.dense
     inputs, gradients = torch.zeros(16, 16).double(), torch.zeros(24, 24).double()
+    seen: list[Tensor] = []
+    layer.register_forward_hook(lambda m, a, out: seen.extend((a[0], out)))
     for i in range(5):
         length = int(batch["attention_mask"][i].sum())
-        seen: list[Tensor] = []
-        handle = layer.register_forward_hook(lambda m, a, out: seen.extend((a[0], out)))
+        seen.clear()
         logs = module(input_ids=batch["input_ids"][i : i + 1, :length]).logits[0].log_softmax(-1)
-        handle.remove()
         inputs += seen[0][0].detach().T @ seen[0][0].detach() / 31
         for log in logs:
             (g,) = torch.autograd.grad(log, seen[1], retain_graph=True)

@@ -72,7 +72,7 @@ class Estimator(ABC):
         return ()
 
     def sums(self) -> dict[str, Tensor]:
-        """The sums so far, in float64, by the names of parameters."""
+        """The sums so far, in float64, by the names of parameters; they go on changing with every update."""
         return dict(self._sums)
 
     def restore(self, sums: Mapping[str, Tensor], examples: int, tokens: int) -> None:
