@@ -7,11 +7,11 @@ from functools import cache
 from math import exp
 from typing import Annotated, Any, ClassVar, Literal, final
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from weft.algorithms.dare import dare
 from weft.algorithms.dppa import layer_of
-from weft.algorithms.method import Fraction, Law, PerModel, Tensors, parameter
+from weft.algorithms.method import Fraction, Law, PerModel, Positive, Tensors, parameter
 from weft.algorithms.program import Change, Derived, Number, Numbers, Statistic, Total
 from weft.algorithms.sparsifier import Sparsifier
 from weft.kernels.element import element
@@ -181,10 +181,10 @@ class Apl(Sparsifier):
     )
     given: Evidence = parameter("gradient", "what `evidence` holds")
     partition: Partition = parameter("layer", "what the parts are")
-    drop_temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = parameter(
+    drop_temperature: Positive = parameter(
         1.0, "importance by which a part's drop ratio falls to 1/e of another's (tau1)"
     )
-    weight_temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = parameter(
+    weight_temperature: Positive = parameter(
         1.0, "importance by which a model's weight in a part grows to e times another's (tau2)"
     )
     seed: int = parameter(0, "of the draws")
