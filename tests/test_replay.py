@@ -52,6 +52,7 @@ _ANGLES = "angles come from the C library"
 MACHINE_DEPENDENT: Mapping[str, str] = {
     **dict.fromkeys(("tsv", "iso_c", "iso_cts", "wudi", "svc", "regmean", "mats", "arcee_fusion"), _MATRICES),
     **dict.fromkeys(("slerp", "karcher", "model_stock"), _ANGLES),
+    "apl": "its softmax takes the exponential of the C library",
 }
 """Methods whose bits may differ between machines, with the reason."""
 

@@ -34,6 +34,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "drawn": {"mask": None, "density": [0.3, 0.7, 1.0], "epsilon": 0.2, "weight": [1, 0.5, 2]},
             "l1": {"mask": None, "rescale": "l1", "elect": False, "combine": "sum"},
         },
+        "apl": {"importance": {"given": "importance", "partition": "tensor", "weight_temperature": 0.001}},
         "breadcrumbs": {
             "last": {"density": 0.5, "gamma": [0.1, 0.2, 0.3], "remove_first": False},
             "tensor": {"density": 0.5, "gamma": 0.1, "scope": "tensor"},

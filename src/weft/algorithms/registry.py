@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from weft.algorithms import plugins
+from weft.algorithms.apl import Apl
 from weft.algorithms.arcee_fusion import ArceeFusion
 from weft.algorithms.breadcrumbs import Breadcrumbs
 from weft.algorithms.consensus import Consensus
@@ -62,6 +63,7 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
             Della,
             Breadcrumbs,
             Dppa,
+            Apl,
             Tsv,
             IsoC,
             IsoCts,

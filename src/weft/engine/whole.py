@@ -18,7 +18,7 @@ from weft.algorithms.program import Program, Stage, Statistic, Total
 from weft.algorithms.whole import Whole
 from weft.checkpoints.checkpoint import Array, TensorSpec
 from weft.engine.binding import RANK, Values, arguments, asked_by, bind_map, bind_statistic
-from weft.engine.ranking import BYTES, ranked
+from weft.engine.ranking import BYTES, ranked, row_length
 from weft.engine.reading import Buffers
 from weft.engine.statistics import Scope
 from weft.engine.watch import has_nonfinite
@@ -129,7 +129,9 @@ def need(work: Work) -> int:
     inputs = sum(spec.nbytes + spec.size * number for spec in specs)
     steps = [step for step in (program.whole, program.after) if step]
     working = max((step.working(work.spec.shape, work.models, number) for step in steps), default=0)
-    changes = (BYTES + 2 * number * work.models) * work.spec.size if program.change else 0
+    changes = 2 * number * work.models * work.spec.size if program.change else 0
+    if program.change and program.change.ranking:
+        changes += number * work.spec.size + BYTES * row_length(work.spec.shape)
     return inputs + changes + 3 * work.spec.size * number + work.spec.nbytes + working
 
 
