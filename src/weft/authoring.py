@@ -1,12 +1,15 @@
 """All that a method of one's own is written with; see `docs/writing-a-method.md`."""
 
 from weft.algorithms.method import (
+    Count,
     Fraction,
+    Integer,
     Law,
     Method,
     NonNegative,
     Number,
     PerModel,
+    Positive,
     Tensors,
     parameter,
 )
@@ -30,10 +33,12 @@ from weft.kernels.elementary import exp, tanh
 
 __all__ = [
     "Change",
+    "Count",
     "Derived",
     "Extreme",
     "Fraction",
     "Gram",
+    "Integer",
     "Law",
     "Method",
     "NonNegative",
@@ -41,6 +46,7 @@ __all__ = [
     "Number",
     "Numbers",
     "PerModel",
+    "Positive",
     "Program",
     "Rank",
     "Share",

@@ -257,7 +257,7 @@ def _impossible(kind: type[Method]) -> Iterator[tuple[str, Any]]:
                 (name, schema[bound] + step) for bound, step in (("minimum", -1), ("maximum", 1)) if bound in schema
             )
         elif schema.get("type") == "integer":
-            yield from ((name, value) for value in (float("nan"), 0.5, "many"))
+            yield from ((name, value) for value in (float("nan"), 0.5, True, "many"))
         elif "enum" in schema:
             yield name, "no such choice"
 

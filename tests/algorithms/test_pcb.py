@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import weft
 from tests.algorithms.comparing import assert_close, counts, few, merged, seeds, state
 from tests.drawing import base_and_tuned
 from tests.golden_cases import Case, cases
 from tests.references import pcb as reference
+from weft.algorithms.pcb import between_sums, score, sum_of_changes
 
 SCRIPTS = {"pcb-merging.py": "reference", "nlp": "nlp", "vision_main": "vision", "vision_ES": "vision_es"}
 GOLDEN = list(cases("pcb").values())
@@ -97,10 +97,7 @@ def test_a_ratio_of_nothing_leaves_the_base() -> None:
 
 
 def test_many_models_overflow_nothing() -> None:
-    """e^n alone would leave float32 with 89 models."""
-    rng = np.random.default_rng(0)
-    base = {"w": np.zeros(300, np.float32)}
-    tuned = [{"w": rng.standard_normal(300).astype(np.float32)} for _ in range(100)]
-    ours = weft.merge(tuned, base=base, method="pcb", ratio=0.2)["w"]
-    assert np.isfinite(ours).all()
-    assert np.abs(ours).max() > 0.1
+    """e^n alone would leave float32 with 89 models, float64 with 710."""
+    tuned, low, high = (1.0,) * 1000, (0.0,) * 1000, (1.0,) * 1000
+    assert score(0.0, tuned, 3.0, low, high, sum_of_changes, between_sums) == 1.0
+    assert score(0.0, (0.0, *tuned[1:]), 0.0, low, high, sum_of_changes, between_sums) == 0.0

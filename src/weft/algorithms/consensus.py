@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, final
-
-from pydantic import Field
+from typing import ClassVar, final
 
 from weft.algorithms.elections import Reals
-from weft.algorithms.method import Law, Method, NonNegative, Number, PerModel, parameter
+from weft.algorithms.method import Count, Law, Method, NonNegative, Number, PerModel, parameter
 from weft.algorithms.program import Program
 from weft.kernels.element import element
 
@@ -80,7 +78,7 @@ class Consensus(Method):
     share: PerModel[NonNegative] = parameter(
         0.4, "how much of its distance to the merged change a model's change must be to matter to it (lambda of a mask)"
     )
-    agree: Annotated[int, Field(ge=0)] = parameter(2, "to how many models a parameter must matter (k)")
+    agree: Count = parameter(2, "to how many models a parameter must matter (k)")
     weight: PerModel[Number] = parameter(1.0, "factor of each task vector")
     scale: Number = parameter(0.4, "factor of the merged task vector (lambda)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, final
 
-from weft.algorithms.method import Fraction, Law, PerModel, Tensors, parameter
+from weft.algorithms.method import Fraction, Integer, Law, PerModel, Tensors, parameter
 from weft.algorithms.program import Change, Derived, Rank, Statistic
 from weft.algorithms.rescaling import keeping_l1, magnitude
 from weft.algorithms.sparsifier import Sparsifier
@@ -104,7 +104,7 @@ class Dare(Sparsifier):
         True, "divide what is kept by 1 - p; l1: give each tensor back its sum of magnitudes"
     )
     select: Literal["random", "magnitude"] = parameter("random", "what is dropped: any, or the smallest of each tensor")
-    seed: int = parameter(0, "of the draws")
+    seed: Integer = parameter(0, "of the draws")
     mask: PerModel[Annotated[Any, Tensors()]] = parameter(None, "what is kept (1) and dropped (0): a file of tensors")
 
     def change(self) -> Change:

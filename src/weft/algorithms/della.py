@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 from pydantic import model_validator
 
 from weft.algorithms.elections import Function, Reals, combine_mean, combine_sum, plain_mean, plain_sum
-from weft.algorithms.method import Fraction, Law, PerModel, Tensors, parameter
+from weft.algorithms.method import Fraction, Integer, Law, NonNegative, PerModel, Tensors, parameter
 from weft.algorithms.program import Change, Program
 from weft.algorithms.rescaling import keeping_l1, magnitude
 from weft.algorithms.sparsifier import Sparsifier
@@ -175,11 +175,17 @@ class Della(Sparsifier):
     }
 
     density: PerModel[Fraction] = parameter(0.7, "share of each task vector that is kept, on average (K)")
+<<<<<<< HEAD
     epsilon: PerModel[Fraction] = parameter(0.07, "half the width of the window of probabilities")
+=======
+    epsilon: PerModel[Annotated[NonNegative, Field(lt=0.5)]] = parameter(
+        0.07, "half the width of the window of probabilities"
+    )
+>>>>>>> blend
     rescale: bool | Literal["l1"] = parameter(
         True, "divide what is kept by its probability; l1: give each tensor back its sum of magnitudes"
     )
-    seed: int = parameter(0, "of the draws")
+    seed: Integer = parameter(0, "of the draws")
     mask: PerModel[Annotated[Any, Tensors()]] = parameter(None, "what is kept (1) and dropped (0): a file of tensors")
     elect: bool = parameter(True, "alone: only changes that have the sign of the weighted sum count")
     combine: Literal["mean", "sum"] = parameter("mean", "alone: how the changes become one")

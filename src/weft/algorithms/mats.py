@@ -7,10 +7,10 @@ from functools import partial
 from math import fsum, prod
 from typing import Annotated, Any, ClassVar, Literal, final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from weft.algorithms.linear import weighted_average
-from weft.algorithms.method import Fraction, Law, Method, NonNegative, PerModel, Tensors, parameter
+from weft.algorithms.method import Count, Fraction, Law, Method, NonNegative, PerModel, Tensors, parameter
 from weft.algorithms.program import Program
 from weft.algorithms.regmean import TRANSPOSED, gram_of_inputs
 from weft.algorithms.whole import Beside, Shape, Whole, computing_with_torch, is_matrix, is_named
@@ -84,7 +84,7 @@ class Mats(Method):
     start: Annotated[Any, Tensors()] = parameter(
         "average", "where the iteration starts: average, base, or a merge (a file of tensors)"
     )
-    iterations: Annotated[int, Field(ge=0)] = parameter(100, "steps at most")
+    iterations: Count = parameter(100, "steps at most")
     tolerance: NonNegative = parameter(1e-5, "residual, in lengths of the right side, at which it stops")
 
     transposed: tuple[str, ...] = parameter((), "patterns of weights that are stored as inputs x outputs")

@@ -24,6 +24,7 @@ def pcb(
     top: Reals,
     weight: Reals,
     scale: float,
+    gather: Function,
     between: Function,
 ) -> float:
     """One parameter: the mean of the clamped changes, each weighted by how well it competes.
@@ -37,17 +38,20 @@ def pcb(
         top: the largest of them, which counts 1.
         weight: factor of each clamped task vector.
         scale: factor of the mean.
-        between: how far a change agrees with the others.
+        gather: from all changes to what each competes with.
+        between: how far a change agrees with that.
 
     Example:
         >>> one, zero = (1.0, 1.0), (0.0, 0.0)
-        >>> round(pcb(0.0, (1.0, 0.5), zero, one, zero, one, one, 1.0, between_changes), 6)
+        >>> round(pcb(0.0, (1.0, 0.5), zero, one, zero, one, one, 1.0, sum_of_changes, between_sums), 6)
         0.932312
     """
+    gathered = gather(base, tuned, low, high)
     total = 0.0
     mass = 0.0
     for i in range(len(tuned)):
-        s = share(score(base, tuned, i, low, high, between), bottom[i], top[i])
+        beta = competed(tuned[i] - base, low[i], high[i], gathered, base, tuned, low, high, between)
+        s = share(beta, bottom[i], top[i])
         total += s * weight[i] * clamped(tuned[i] - base, low[i], high[i])
         mass += s
     return base + scale * total / max(mass, SMALLEST)
@@ -58,18 +62,38 @@ SMALLEST = 1e-12
 
 
 @element
-def score(base: float, tuned: Reals, own: float, low: Reals, high: Reals, between: Function) -> float:
-    """How one model's change of a parameter does in competition; negative where it is against the others.
+def score(base: float, tuned: Reals, own: float, low: Reals, high: Reals, gather: Function, between: Function) -> float:
+    """How one model's change of a parameter does in competition; negative where it is against the others."""
+    mine = 0.0
+    least = 0.0
+    most = 0.0
+    for i in range(len(tuned)):
+        mine = tuned[i] - base if i == own else mine
+        least = low[i] if i == own else least
+        most = high[i] if i == own else most
+    return competed(mine, least, most, gather(base, tuned, low, high), base, tuned, low, high, between)
 
-    Within the model it counts e^(n u^2 - n), with u the magnitude scaled to [0, 1]; the constant factor e^-n cancels
-    in the shares and keeps the number finite.
+
+@element
+def competed(
+    delta: float,
+    least: float,
+    most: float,
+    gathered: float,
+    base: float,
+    tuned: Reals,
+    low: Reals,
+    high: Reals,
+    between: Function,
+) -> float:
+    """The score of one change.
+
+    Within its model it counts e^(n u^2 - n), with u the magnitude scaled to [0, 1]; the constant factor e^-n cancels in
+    the shares and keeps the number finite.
     """
-    models = 0.0
-    unit = 0.0
-    for i, theta in enumerate(tuned):
-        models += 1.0
-        unit = scaled(theta - base, low[i], high[i]) if i == own else unit
-    return exp(models * (unit * unit - 1.0)) * between(base, tuned, own, low, high)
+    unit = scaled(delta, least, most)
+    within = exp(len(tuned) * (unit * unit - 1.0))
+    return within * between(delta, sign_of(delta) * unit, gathered, base, tuned, low, high)
 
 
 @element
@@ -90,40 +114,49 @@ def share(score: float, bottom: float, top: float) -> float:
     return (max(score, bottom) - bottom) / (top - bottom) if top > bottom else 0.0
 
 
-# Between the models: how far a change agrees with all.
+# Between the models: what all together say of a parameter, and how far one change agrees with it.
 
 
 @element
-def between_changes(base: float, tuned: Reals, own: float, low: Reals, high: Reals) -> float:
-    """The change times the sum of all, bounded."""
+def sum_of_changes(base: float, tuned: Reals, low: Reals, high: Reals) -> float:
+    """The sum of all changes."""
     total = 0.0
-    mine = 0.0
-    for i, theta in enumerate(tuned):
+    for theta in tuned:
         total += theta - base
-        mine = theta - base if i == own else mine
-    return tanh(mine * total)
+    return total
 
 
 @element
-def between_scaled(base: float, tuned: Reals, own: float, low: Reals, high: Reals) -> float:
-    """The change times the sum of all scaled changes, bounded."""
+def sum_of_scaled(base: float, tuned: Reals, low: Reals, high: Reals) -> float:
+    """The sum of all changes, each scaled to [-1, 1]."""
     total = 0.0
-    mine = 0.0
-    for i, theta in enumerate(tuned):
-        total += sign_of(theta - base) * scaled(theta - base, low[i], high[i])
-        mine = theta - base if i == own else mine
-    return tanh(mine * total)
+    for theta, least, most in zip(tuned, low, high):
+        total += sign_of(theta - base) * scaled(theta - base, least, most)
+    return total
 
 
 @element
-def between_pairs(base: float, tuned: Reals, own: float, low: Reals, high: Reals) -> float:
+def no_sum(base: float, tuned: Reals, low: Reals, high: Reals) -> float:
+    """Nothing: every change is compared with every other."""
+    return 0.0
+
+
+@element
+def between_sums(
+    delta: float, unit: float, gathered: float, base: float, tuned: Reals, low: Reals, high: Reals
+) -> float:
+    """The change times what was gathered, bounded."""
+    return tanh(delta * gathered)
+
+
+@element
+def between_pairs(
+    delta: float, unit: float, gathered: float, base: float, tuned: Reals, low: Reals, high: Reals
+) -> float:
     """The sum of the bounded products of the scaled change with each scaled change, its own included."""
-    mine = 0.0
-    for i, theta in enumerate(tuned):
-        mine = sign_of(theta - base) * scaled(theta - base, low[i], high[i]) if i == own else mine
     total = 0.0
-    for i, theta in enumerate(tuned):
-        total += tanh(mine * sign_of(theta - base) * scaled(theta - base, low[i], high[i]))
+    for theta, least, most in zip(tuned, low, high):
+        total += tanh(unit * sign_of(theta - base) * scaled(theta - base, least, most))
     return total
 
 
@@ -153,10 +186,10 @@ _STATISTICS = (
 )
 
 _VARIANTS = {
-    "reference": (0.0001, between_changes),
-    "nlp": (0.01, between_changes),
-    "vision": (0.01, between_scaled),
-    "vision_es": (0.01, between_pairs),
+    "reference": (0.0001, sum_of_changes, between_sums),
+    "nlp": (0.01, sum_of_changes, between_sums),
+    "vision": (0.01, sum_of_scaled, between_sums),
+    "vision_es": (0.01, no_sum, between_pairs),
 }
 
 
@@ -212,10 +245,10 @@ class Pcb(Method):
 
     def program(self) -> Program:
         """Bounds of the magnitudes, bounds of the scores, then the map."""
-        clamp, between = _VARIANTS[self.variant]
+        clamp, gather, between = _VARIANTS[self.variant]
         return Program(
             pcb,
-            {"between": between},
+            {"gather": gather, "between": between},
             statistics=_STATISTICS,
             values={"ratio": self.ratio, "clamp": clamp, "weight": self.weight, "scale": self.scale},
             whole_model=self.scope == "model",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import sqrt
 from typing import Annotated, Any, ClassVar, Literal, final
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from weft.algorithms.elections import COMBINATIONS, ELECTIONS, Function, Reals, elect_nothing, sign_of
-from weft.algorithms.method import Fraction, Law, Method, Number, PerModel, Tensors, parameter
+from weft.algorithms.method import Fraction, Law, Method, NonNegative, Number, PerModel, Tensors, parameter
 from weft.algorithms.program import Program, Rank, Share, Statistic, Total
 from weft.kernels.element import element
 
@@ -241,7 +241,7 @@ class Ties(Method):
         "mass", "how the sign is chosen: mass, frequency, normfrac, normmass, none, or given signs (a file of tensors)"
     )
     combine: Combination = parameter("mean", "how the changes become one")
-    deviations: PerModel[Annotated[float, Field(ge=0.0)]] = parameter(
+    deviations: PerModel[NonNegative] = parameter(
         1.0, "with trim: deviation, how many standard deviations from the mean are trimmed"
     )
 

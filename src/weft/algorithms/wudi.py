@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, final
+from typing import ClassVar, final
 
-from pydantic import Field
-
-from weft.algorithms.method import Law, NonNegative, parameter
+from weft.algorithms.method import Count, Law, NonNegative, parameter
 from weft.algorithms.program import Program
 from weft.algorithms.spectral import Spectral
 from weft.algorithms.whole import computing_with_torch
@@ -44,7 +42,7 @@ class Wudi(Spectral):
     source: ClassVar = "Cheng et al. 2025, arXiv 2503.08099"
     laws: ClassVar = {Law.ORDER: {}, Law.ZERO_DELTAS: {}}
 
-    iterations: Annotated[int, Field(ge=0)] = parameter(300, "steps of Adam")
+    iterations: Count = parameter(300, "steps of Adam")
     rate: NonNegative = parameter(1e-5, "learning rate of Adam")
     exclude: tuple[str, ...] = parameter((), "patterns of tensors that are averaged instead")
 
