@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, final
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from weft.algorithms.elections import Function, Reals, combine_mean, combine_sum, plain_mean, plain_sum
 from weft.algorithms.method import Fraction, Integer, Law, NonNegative, PerModel, Tensors, parameter
@@ -175,13 +175,9 @@ class Della(Sparsifier):
     }
 
     density: PerModel[Fraction] = parameter(0.7, "share of each task vector that is kept, on average (K)")
-<<<<<<< HEAD
-    epsilon: PerModel[Fraction] = parameter(0.07, "half the width of the window of probabilities")
-=======
     epsilon: PerModel[Annotated[NonNegative, Field(lt=0.5)]] = parameter(
         0.07, "half the width of the window of probabilities"
     )
->>>>>>> blend
     rescale: bool | Literal["l1"] = parameter(
         True, "divide what is kept by its probability; l1: give each tensor back its sum of magnitudes"
     )

@@ -41,7 +41,6 @@ def _not_a_truth_value(value: Any) -> Any:
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_not_a_truth_value)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False), BeforeValidator(_not_a_truth_value)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeValidator(_not_a_truth_value)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False), BeforeValidator(_not_a_truth_value)]
 Integer = Annotated[int, BeforeValidator(_not_a_truth_value)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_not_a_truth_value)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(_not_a_truth_value)]

@@ -6,11 +6,7 @@ from functools import partial
 from typing import ClassVar, final
 
 from weft.algorithms.correction import Correction
-<<<<<<< HEAD
-from weft.algorithms.method import Law, NonNegative, parameter
-=======
 from weft.algorithms.method import Law, Positive, parameter
->>>>>>> blend
 from weft.algorithms.spectral import in_double
 from weft.algorithms.whole import Whole, computing_with_torch, is_matrix
 
@@ -54,13 +50,7 @@ class Svc(Correction):
     source: ClassVar = "arXiv 2602.05536"
     laws: ClassVar = {Law.ORDER: {}, Law.ZERO_DELTAS: {}, Law.SCALING: {}}
 
-<<<<<<< HEAD
-    alpha: Annotated[NonNegative, Field(gt=0.0)] = parameter(
-        0.1, "smallest consistency of a task with a direction that counts"
-    )
-=======
     alpha: Positive = parameter(0.1, "smallest consistency of a task with a direction that counts")
->>>>>>> blend
     double: bool = parameter(False, "compute in float64")
     exclude: tuple[str, ...] = parameter(
         ("*embedding*", "*text_projection*"), "patterns of tensors that are not corrected"
