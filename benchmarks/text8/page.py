@@ -35,6 +35,8 @@ HOW = """## How it is measured
 * **Scores** are accuracies on the whole test split, in matrix products of {dtype}. *Of experts* is the mean over tasks
   of a row's accuracy divided by the expert's. The ensemble averages the probabilities of all eight encoders under the
   task's head: eight times the cost of a merged model.
+* **Merge times** are of one run on whatever else the machine did, in `--threads` threads; a method's first merge, which
+  an untuned row may be, also compiles its kernels.
 * A seed is one training of the experts. Differences of less than about half a point of the mean (binomial error of
   some 8,500 test examples, tasks weighted alike) say nothing, and other seeds may move figures by more than that.
 """
