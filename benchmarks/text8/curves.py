@@ -61,7 +61,7 @@ def sensitivity(bench: Bench, methods: Mapping[str, Any], name: str, values: tup
 def _along(bench: Bench, method: str, name: str, values: tuple[float, ...]) -> Iterator[tuple[float, float]]:
     for value in values:
         try:
-            yield value, bench.worth(method, {name: value})
+            yield value, bench.worth(method, {name: value}).score
         except InputError:  # out of the parameter's bounds
             continue
 

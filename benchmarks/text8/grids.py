@@ -104,27 +104,57 @@ def _is_file(kind: type[Method], name: str) -> bool:
     return any(isinstance(mark, Tensors) for mark in info.metadata) or holds(info.annotation)
 
 
-def search(method: str, most: int, worth: Callable[[Settings], float]) -> tuple[Settings, float, int]:
+@dataclass(frozen=True)
+class Worth:
+    """What settings are worth.
+
+    Attributes:
+        score: higher is better.
+        merge: of the merge that they make, a hash.
+    """
+
+    score: float
+    merge: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best settings.
+
+    Attributes:
+        settings: what differs from the defaults.
+        score: what they are worth.
+        tried: how many different merges were looked at.
+    """
+
+    settings: Settings
+    score: float
+    tried: int
+
+
+def search(method: str, most: int, worth: Callable[[Settings], Worth]) -> Found:
     """From the defaults, one parameter after the other: keep what is best, go on to the next.
+
+    Settings that make a merge which was seen before are not counted, and such a parameter is left at once: much of what
+    can be set has no say unless something else is set.
 
     Args:
         method: whose parameters.
-        most: settings that are tried, the defaults among them.
-        worth: of settings; higher is better.
-
-    Returns:
-        The best settings, what they are worth, how many were tried.
+        most: merges that are looked at, the defaults' among them.
+        worth: of settings.
     """
-    best: Settings = {}
-    reached, tried = worth(best), 1
+    first = worth({})
+    best, seen = Found({}, first.score, 1), {first.merge}
     for choice in choices(method):
-        held = best
+        held = best.settings
         for value in choice.values:
-            if tried == most:
-                return best, reached, tried
+            if len(seen) == most:
+                return best
             asked = {**held, choice.name: value}
             found = worth(asked)
-            tried += 1
-            if found > reached:
-                best, reached = asked, found
-    return best, reached, tried
+            if found.merge in seen:
+                break
+            seen.add(found.merge)
+            better = found.score > best.score
+            best = Found(asked if better else best.settings, max(found.score, best.score), len(seen))
+    return best

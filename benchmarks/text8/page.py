@@ -28,13 +28,15 @@ HOW = """## How it is measured
   every task vector: a density of 0.2 keeps 0.2 of all, about 0.4 of what was trained.
 * **Untuned** rows are Weft's defaults. **Tuned** rows begin there and try one parameter after the other, the factor
   `scale` first, then shares such as `density`, then other numbers, then options, and keep what is best on
-  validation: at most {settings} settings for every method, judged by {examples} validation examples a task. What is
-  tried is read off the parameters that a method declares, by the same rule for all; it is a small budget, and a method
-  with many parameters sees few of them.
+  validation: at most {settings} different merges for every method, judged by {examples} validation examples a task.
+  What is tried is read off the parameters that a method declares, by the same rule for all; it is a small budget, and
+  a method with many parameters sees few of them.
 * **Statistics**, for methods that need them, are measured on {measured} training examples a task.
 * **Scores** are accuracies on the whole test split, in matrix products of {dtype}. *Of experts* is the mean over tasks
   of a row's accuracy divided by the expert's. The ensemble averages the probabilities of all eight encoders under the
   task's head: eight times the cost of a merged model.
+* **Merge times** are of one run on whatever else the machine did, in `--threads` threads; a method's first merge, which
+  an untuned row may be, also compiles its kernels.
 * A seed is one training of the experts. Differences of less than about half a point of the mean (binomial error of
   some 8,500 test examples, tasks weighted alike) say nothing, and other seeds may move figures by more than that.
 """

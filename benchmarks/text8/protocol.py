@@ -18,6 +18,7 @@ from training import Places
 
 import weft
 from weft.errors import InputError
+from weft.evaluation.caching import hash_of_model
 from weft.evaluation.evaluating import evaluate
 from weft.evaluation.loading import load_tasks
 from weft.evaluation.results import Results, Row
@@ -122,20 +123,21 @@ class Bench:
         results = self.scored({name: folder}, split, limit, tasks)
         row = results.rows[0]
         facts = {"method": method, "settings": dict(settings), "merge_seconds": round(report.seconds, 3)}
+        facts["merge"] = hash_of_model(folder)
         facts |= {"warnings": list(report.warnings)} if report.warnings else {}
         return results, Row(row.name, row.scores, row.role, "", row.seconds, facts)
 
-    def worth(self, method: str, settings: Settings) -> float:
+    def worth(self, method: str, settings: Settings) -> grids.Worth:
         """What settings are worth on validation: the mean accuracy. What a method refuses is worth nothing."""
         try:
             results, row = self.scored_merge(method, settings, "validation", "validation", self.budget.examples)
         except InputError as error:
             self.tell(f"{method} {dict(settings)}: {error}")
-            return 0.0
+            return grids.Worth(0.0, plain(settings))
         mean = results.mean(row)
         assert mean is not None
         self.tell(f"{method} {dict(settings)}: {mean:.4f} on validation")
-        return mean
+        return grids.Worth(mean, str(row.facts["merge"]))
 
 
 def _written(file: Path, recipe: Mapping[str, Any]) -> Path:

@@ -39,7 +39,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="methods, with commas between; the others' rows are kept")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of matrix products")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
-    parser.add_argument("--no-curves", action="store_true", help="only the leaderboard")
+    parser.add_argument("--merges-only", action="store_true", help="neither the ensemble, which takes long, nor curves")
     parser.add_argument("--draw", action="store_true", help="run nothing, only write page and pictures again")
     chosen = parser.parse_args(words)
     chosen.runs = chosen.runs.resolve()
@@ -68,8 +68,8 @@ def run(chosen: argparse.Namespace, target: Path) -> None:
     ran = [method for method in methods if untuned(board, method)]
     for method in ran:
         tuned(board, method)
-    board.add(bench.scored({}, ensemble=True).rows[-1])
-    if not chosen.no_curves:
+    if not chosen.merges_only:
+        board.add(bench.scored({}, ensemble=True).rows[-1])
         board.draw(curves.all_of(bench, board.results()))
 
 
@@ -146,13 +146,19 @@ def untuned(board: Board, method: str) -> bool:
 def tuned(board: Board, method: str) -> None:
     """A method's row with the settings that were best on validation."""
     bench, began = board.bench, time.monotonic()
-    best, worth, tried = grids.search(method, bench.budget.settings, lambda s: bench.worth(method, s))
-    results, row = bench.scored_merge(method, best, f"{method}, tuned")
+    best = grids.search(method, bench.budget.settings, lambda settings: bench.worth(method, settings))
+    results, row = bench.scored_merge(method, best.settings, f"{method}, tuned")
     data = f"{bench.budget.examples} validation examples a task"
     row = told(row, "tuned", "; ".join(filter(None, (measured(bench, method), data))))
-    facts = {**row.facts, "tried": tried, "validation": worth, "tuning_seconds": round(time.monotonic() - began, 1)}
+    facts = {
+        **row.facts,
+        "tried": best.tried,
+        "validation": best.score,
+        "tuning_seconds": round(time.monotonic() - began, 1),
+    }
     board.add(Row(row.name, row.scores, row.role, "", row.seconds, facts))
-    tell(f"{method}, tuned ({plain(best)}): {results.mean(row):.4f}, {results.mean_share(row):.4f} of the experts")
+    name = f"{method}, tuned ({plain(best.settings)})"
+    tell(f"{name}: {results.mean(row):.4f}, {results.mean_share(row):.4f} of the experts")
 
 
 def measured(bench: Bench, method: str) -> str:

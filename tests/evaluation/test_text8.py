@@ -62,18 +62,19 @@ def test_the_search_keeps_what_is_better_and_stops_in_time() -> None:
 
     asked: list[dict[str, Any]] = []
 
-    def worth(settings: Any) -> float:
+    def worth(settings: Any) -> Any:
         asked.append(dict(settings))
-        return -abs(settings.get("scale", 1.0) - 0.5) - abs(settings.get("density", 0.2) - 0.4)
+        merge = str(sorted((name, value) for name, value in settings.items() if name != "deviations"))
+        score = -abs(settings.get("scale", 1.0) - 0.5) - abs(settings.get("density", 0.2) - 0.4)
+        return grids.Worth(score, merge)
 
-    best, reached, tried = grids.search("ties", 8, worth)
-    assert asked[:6] == [
-        {}, {"scale": 0.3}, {"scale": 0.5}, {"scale": 1.5},
-        {"scale": 0.5, "density": 0.1}, {"scale": 0.5, "density": 0.4},
+    best = grids.search("ties", 8, worth)
+    held = {"scale": 0.5, "density": 0.4}
+    assert asked == [
+        {}, {"scale": 0.3}, {"scale": 0.5}, {"scale": 1.5}, {"scale": 0.5, "density": 0.1}, held,
+        {**held, "deviations": 0.3}, {**held, "scope": "tensor"}, {**held, "trim": "norm"},
     ]  # fmt: skip
-    assert best == {"scale": 0.5, "density": 0.4}
-    assert reached == 0.0
-    assert tried == len(asked) == 8
+    assert best == grids.Found(held, 0.0, 8), "what has no say is left at once, and is not counted"
 
 
 def test_settings_in_words() -> None:
