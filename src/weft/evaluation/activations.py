@@ -58,7 +58,9 @@ def fold_vectors(base: Path, vectors: Mapping[str, Any], output: Path, where: st
         raise InputError(what, "the names of vectors end in .ia3_vector or .ia3_l")
     lacking = [name for name, layer in known.items() if not hasattr(layers.get(layer), "weight")]
     if lacking:
-        raise InputError(f"{where}{base} has no layer for {listed(lacking)}", "name the model that they were trained on")
+        raise InputError(
+            f"{where}{base} has no layer for {listed(lacking)}", "name the model that they were trained on"
+        )
     with import_module("torch").no_grad():
         for name, layer in known.items():
             _scale(layers[layer], vectors[name], f"{where}{name}", base)

@@ -121,9 +121,7 @@ METRICS: Mapping[str, Metric] = {
     "accuracy_and_f1": Metric(("classification",), _mean_of(_accuracy, _f1)),
     "pearson": Metric(("regression",), _correlation("pearsonr")),
     "spearman": Metric(("regression",), _correlation("spearmanr")),
-    "pearson_and_spearman": Metric(
-        ("regression",), _mean_of(_correlation("pearsonr"), _correlation("spearmanr"))
-    ),
+    "pearson_and_spearman": Metric(("regression",), _mean_of(_correlation("pearsonr"), _correlation("spearmanr"))),
     "perplexity": Metric(("language-modelling",), _perplexity, falls=True),
     "bits_per_byte": Metric(("language-modelling",), _bits_per_byte, falls=True),
     "accuracy_by_length": Metric(("multiple-choice",), _accuracy_by_length),
