@@ -29,13 +29,8 @@ def bench(
     before: asking.Before = None,
     recipe: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            help="A recipe without models and base, which are the protocol's; repeatable.",
-            show_default=False,
-        ),
-    ] = None,  # fmt: skip
+        typer.Option("--recipe", "-r", help="A recipe without models and base; repeatable.", show_default=False),
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", "-t", help="Only this task; repeatable.", show_default=False)
     ] = None,

@@ -101,8 +101,9 @@ def _from_folder(hub_id: str, folder: str) -> Path:
         place = request.hub.snapshot_download(name, revision=request.revision, allow_patterns=wanted)
     except Exception as error:  # whatever the library's HTTP client raises
         if isinstance(error, request.hub.errors.LocalEntryNotFoundError):
-            raise UnreachableError(f"{hub_id}: it is not in the cache, and the Hub does not answer",
-                                   "check the network, HTTPS_PROXY, HF_ENDPOINT and HF_HUB_OFFLINE") from error  # fmt: skip
+            what = f"{hub_id}: it is not in the cache, and the Hub does not answer"
+            remedy = "check the network, HTTPS_PROXY, HF_ENDPOINT and HF_HUB_OFFLINE"
+            raise UnreachableError(what, remedy) from error
         raise refusal(request, error) from error
     if not (Path(place) / folder).is_dir():
         raise InputError(f"{hub_id}: has no folder {folder}", "name the folder of a model in that repository")
