@@ -73,7 +73,7 @@ def clip_expert(folder: Path, base: Path, seed: int) -> Path:
 def _nudge(model: Any) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.2 * parameter.std(correction=0).nan_to_num(0.0) * torch.randn_like(parameter))
+            parameter.add_(0.5 * parameter.std(correction=0).nan_to_num(0.0) * torch.randn_like(parameter))
 
 
 def roberta(folder: Path, seed: int, labels: int = 0, base: Path | None = None) -> Path:
@@ -126,9 +126,9 @@ def images(folder: Path, classes: int, count: int = 10, split: str = "test") -> 
     rows = []
     for k in range(count):
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        pixels = torch.randint(0, 255, (13, 17, 3), dtype=torch.uint8).numpy()
+        pixels = (torch.randint(0, 255, (1, 1, 3)) + torch.randint(0, 99, (13, 17, 3))).clamp(max=255).byte().numpy()
         Image.fromarray(pixels).save(folder / "pictures" / f"{k}.png")
-        rows.append({"image": f"pictures/{k}.png", "label": (k * k) % classes})
+        rows.append({"image": f"pictures/{k}.png", "label": (k * k) % min(classes, 4)})
     jsonl(folder / f"{split}.jsonl", rows)
     return folder
 

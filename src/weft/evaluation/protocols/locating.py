@@ -82,14 +82,21 @@ def _fetched(protocol: Protocol, name: str, source: Source, missing: Mapping[str
     assert source.hub is not None
     try:
         return _from_folder(source.hub, source.folder) if source.folder else fetch(source.hub).path
-    except UnreachableError as error:
-        names = list(missing)[list(missing).index(name) :]
-        hubs = listed(dict.fromkeys(str(missing[other].hub) for other in names), most=12)
-        what = f"{protocol.name} needs {hubs}: {error.problems[0].what}"
-        raise InputError(what, f"{error.problems[0].remedy}; or {_copies(names, local)}") from None
     except InputError as error:
+        if isinstance(error, UnreachableError) or isinstance(error.__cause__, UnreachableError):
+            raise _unreachable(protocol, name, missing, local, error) from None
         also = f"or {_copies([name], local)}"
         raise InputError(Problem(f"{name}: {p.what}", f"{p.remedy}; {also}") for p in error.problems) from None
+
+
+def _unreachable(
+    protocol: Protocol, name: str, missing: Mapping[str, Source], local: Path | None, error: InputError
+) -> InputError:
+    """Nobody waits for each of eight models to be refused: all that is still missing is told with the first."""
+    names = list(missing)[list(missing).index(name) :]
+    hubs = listed(dict.fromkeys(str(missing[other].hub) for other in names), most=12)
+    what = f"{protocol.name} needs {hubs}: {error.problems[0].what}"
+    return InputError(what, f"{error.problems[0].remedy}; or {_copies(names, local)}")
 
 
 def _from_folder(hub_id: str, folder: str) -> Path:
