@@ -97,7 +97,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "formatted_question": "What? (A) x (B) y", "choices": {"text": ["x", "y"], "label": ["A", "B"]},
     },
     "quartz": {
-        "question": "More or _____?", "answerKey": "B", "para": "Text.", "choices": {"text": ["x", "y"], "label": ["A", "B"]},
+        "question": "More or _____?", "answerKey": "B", "para": "Text.",
+        "choices": {"text": ["x", "y"], "label": ["A", "B"]},
     },
     "story_cloze": {
         **{f"input_sentence_{k}": f"S{k}." for k in range(1, 5)}, "sentence_quiz1": "x", "sentence_quiz2": "y",
@@ -206,3 +207,14 @@ def test_names_with_mistakes(tmp_path: Path) -> None:
     file = protocol(tmp_path / "mine.yaml", {**PARTS, "tasks": ["sun379"]}, {})
     with pytest.raises(InputError, match="there is no task 'sun379'\n  -> did you mean 'sun397'"):
         load_protocol(str(file))
+
+
+def test_the_files_of_the_documentation_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
+    first, second = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "mine.yaml").write_text(first)
+    (tmp_path / "tasks" / "mine.yaml").write_text(second)
+    known = load_protocol(str(tmp_path / "mine.yaml"))
+    assert [task.name for task in known.tasks] == ["cola", "mine"]
+    assert known.task("mine").columns["label"] == "gold"

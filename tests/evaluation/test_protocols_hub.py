@@ -56,7 +56,7 @@ def clip_protocol(place: Path, data: Path, task: dict[str, Any]) -> Path:
     parts = {
         "title": "t", "family": "clip", "kinds": ["clip", "clip_vision_model"], "base": {"hub": "org/base"},
         "experts": {"paint": {"hub": "org/expert"}},
-        "rules": [{"match": ["text_model.*", "text_projection.*", "visual_projection.*", "logit_scale"], "use": "base"}],
+        "rules": [{"match": ["text_model.*", "*_projection.*", "logit_scale"], "use": "base"}],
         "methods": {"average": {"method": "linear", "source": "here"}},
     }  # fmt: skip
     return tiny.protocol(place / "mine.yaml", parts, {"paint": {**SPARSE, "data": {"hub": str(data)}, **task}})
@@ -156,7 +156,7 @@ def test_names_that_the_prompts_put_otherwise_are_no_mistake(tmp_path: Path, bas
 
 def test_a_data_set_that_cannot_be_had(tmp_path: Path, base: Path) -> None:
     known = load_protocol(str(clip_protocol(tmp_path, Path("/nowhere/at/all"), {})))
-    with pytest.raises(InputError, match=re.escape("; or put a copy into DIR/paint and give --data DIR")):
+    with pytest.raises(InputError, match=re.escape("; or put a copy into DIR/paint/test.jsonl and give --data DIR")):
         prepared(known.tasks[0], preparation(known, tmp_path / "work", base))
 
 
@@ -204,6 +204,7 @@ def test_story_cloze_is_not_free(tmp_path: Path) -> None:
     base = tiny.t5(tmp_path / "models" / "base", 0)
     tiny.t5(tmp_path / "models" / "story_cloze", 1, base)
     with pytest.raises(
-        InputError, match=r"task story_cloze: its data are on no Hub .*\n  -> put it into DIR/story_cloze/test"
+        InputError,
+        match=r"task story_cloze: no Hub has its data: StoryCloze 2016 must be asked for .*\n  -> put it into DIR/story_cloze/test",
     ):
         bench("t5-base", tasks=["story_cloze"], models=tmp_path / "models", work=tmp_path / "w", device="cpu")

@@ -195,8 +195,11 @@ def test_glue_uses_each_experts_head_and_its_metric(place: Path) -> None:
     for k, name in enumerate(GLUE):
         tiny.roberta(models / name, k + 1, {"stsb": 1, "mnli": 3}.get(name, 2), base)
         split = "validation_matched" if name == "mnli" else "validation"
-        rows = [{**row, "question1": f"w{k}", "question2": "w5", "premise": row["sentence1"], "hypothesis": "w9 w4", "question": row["sentence2"]}
-                for k, row in enumerate(tiny.words(14))]  # fmt: skip
+        rows = [
+            {**row, "question1": f"w{k}", "question2": "w5", "hypothesis": "w9 w4"}
+            | {"premise": row["sentence1"], "question": row["sentence2"]}
+            for k, row in enumerate(tiny.words(14))
+        ]
         rows = [{**row, "label": 0.5 * k} if name == "stsb" else row for k, row in enumerate(rows)]
         jsonl(data / name / f"{split}.jsonl", rows)
     made = bench("glue8", TIES, models=models, data=data, work=place / "glue" / "work", device="cpu")

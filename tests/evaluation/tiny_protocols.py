@@ -96,7 +96,8 @@ def t5(folder: Path, seed: int, base: Path | None = None) -> Path:
     torch.manual_seed(seed)
     config = transformers.T5Config(
         vocab_size=64, d_model=WIDTH, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0,
-        pad_token_id=0, eos_token_id=3, initializer_factor=2.0, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        pad_token_id=0, eos_token_id=3, initializer_factor=2.0, feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
     )  # fmt: skip
     made = transformers.T5ForConditionalGeneration
     model = made(config) if base is None else made.from_pretrained(base)

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from weft.errors import InputError, listed
+from weft.errors import InputError, Problem, listed
 from weft.evaluation.caching import hash_of
 from weft.evaluation.data import Row, examples
 from weft.evaluation.metrics import EXTRA
@@ -85,21 +85,33 @@ def _found(task: ProtocolTask, how: Preparation) -> _Rows:
     """A local copy, or the Hub's."""
     split = task.data.splits.get(how.protocol.split, how.protocol.split)
     local = None if how.data is None else how.data / task.name
-    if local is None and task.data.folder is not None:
-        remedy = f"put it into DIR/{task.name}/{split}.jsonl and give --data DIR"
-        raise InputError(f"task {task.name}: its data are on no Hub ({task.sources[-2]})", remedy)
     if local is not None and (local.is_dir() or task.data.folder is not None):
-        return _listed(task, split, Data(folder=local.absolute()))
+        return _read(task, split, Data(folder=local.absolute()))
+    if task.data.folder is not None:
+        remedy = f"put it into DIR/{task.name}/{split}.jsonl and give --data DIR"
+        raise InputError(f"task {task.name}: no Hub has its data: {task.elsewhere}", remedy)
     if isinstance(task, ZeroShotTask):
         return _lazily(task, split)
-    return _listed(task, split, task.data.model_copy(update={"splits": {}}))
+    try:
+        return _read(task, split, task.data.model_copy(update={"splits": {}}))
+    except InputError as error:
+        raise InputError(Problem(p.what, f"{p.remedy}; {_copy(task, split)}") for p in error.problems) from None
 
 
-def _listed(task: ProtocolTask, split: str, data: Data) -> _Rows:
-    kind: type[Task] = ImageClassification if isinstance(task, ZeroShotTask) else Classification
-    parts = {"kind": kind.model_fields["kind"].annotation.__args__[0], "name": task.name, "data": data}  # type: ignore[union-attr]
-    columns = {"image": task.columns["image"]} if "image" in task.columns else {}
-    read = examples(kind.model_validate({**parts, "columns": columns}), split)
+def _copy(task: ProtocolTask, split: str) -> str:
+    return f"or put a copy into DIR/{task.name}/{split}.jsonl and give --data DIR"
+
+
+def _read(task: ProtocolTask, split: str, data: Data) -> _Rows:
+    """All at once; which column plays which part is looked at later, but for files of images, which are opened."""
+    parts = {"name": task.name, "data": data}
+    if isinstance(task, ZeroShotTask):
+        columns = {"image": _column(task, "image")}
+        read = examples(
+            ImageClassification.model_validate({**parts, "kind": "image-classification", "columns": columns}), split
+        )
+    else:
+        read = examples(Classification.model_validate({**parts, "kind": "classification"}), split)
     return _Rows(read.where, read.rows, read.digest)
 
 
@@ -115,8 +127,7 @@ def _lazily(task: ProtocolTask, split: str) -> _Rows:
         loaded = datasets.load_dataset(data.hub, data.config, revision=data.revision, split=split)
     except Exception as error:  # whatever a data set's host, files or layout make of it
         what = f"task {task.name}: data set {data.hub}: {' '.join(str(error).split())}"
-        remedy = f"check that the Hub can be reached; or put a copy into DIR/{task.name} and give --data DIR"
-        raise InputError(what, remedy) from None
+        raise InputError(what, f"check that the Hub can be reached; {_copy(task, split)}") from None
     label = loaded.features.get(_column(task, "label"))
     names = tuple(getattr(label, "names", None) or ())
     return _Rows(f"{data.hub} ({split})", loaded, str(loaded._fingerprint), names)

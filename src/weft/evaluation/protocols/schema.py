@@ -76,6 +76,7 @@ class ProtocolTask(Confirmed):
         columns: which column of the data plays which part.
         metric: the one that counts; the kind's first if it is not said.
         held_out: how validation and test are drawn from one split.
+        elsewhere: where people get the data, in words, if they are not on the Hub.
     """
 
     kind: str
@@ -84,6 +85,7 @@ class ProtocolTask(Confirmed):
     columns: Mapping[str, str | tuple[str, ...]] = Field(default_factory=dict)
     metric: str = ""
     held_out: HeldOut | None = None
+    elsewhere: str = ""
 
     @property
     def evaluated_as(self) -> str:
