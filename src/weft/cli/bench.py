@@ -27,6 +27,7 @@ def bench(
     ] = None,
     parameter: asking.Parameter = None,
     before: asking.Before = None,
+    after: asking.After = None,
     recipe: Annotated[
         list[Path] | None,
         typer.Option("--recipe", "-r", help="A recipe without models and base; repeatable.", show_default=False),
@@ -86,7 +87,7 @@ def bench(
         from weft.evaluation.protocols.running import bench as run
 
         known = load_protocol(protocol)
-        methods = _methods(known, method, parameter or [], before, recipe or [])
+        methods = _methods(known, method, parameter or [], {"before": before, "after": after}, recipe or [])
         options: dict[str, Any] = {"tasks": task or [], "examples": examples, "models": models, "data": data}
         options |= {"work": work, "experts": not no_experts, "batch": batch, "device": device, "dtype": dtype}
         with Shown(quiet or as_json, counted) as progress:
@@ -100,29 +101,31 @@ def bench(
 
 
 def _methods(
-    protocol: Protocol, method: str | None, parameters: list[str], before: str | None, recipes: list[Path]
+    protocol: Protocol, method: str | None, parameters: list[str], named: dict[str, str | None], recipes: list[Path]
 ) -> dict[str, Method]:
     """What the command line asks for, else the protocol's own, by the name of a row."""
     from weft.errors import InputError
     from weft.evaluation.protocols.schema import Method
 
-    if method is None and (parameters or before):
-        raise InputError("-p and --before go with a method", "add -m METHOD")
+    if method is None and (parameters or any(named.values())):
+        raise InputError("-p, --before and --after go with a method", "add -m METHOD")
     asked = {file.stem: _from_recipe(file) for file in recipes}
     if method is not None:
-        own, chained = asking.divided(parameters, before)
-        asked[method] = Method(method=method, parameters=own, before=chained, source="asked")
+        own, steps = asking.divided(parameters, named)
+        asked[method] = Method.model_validate({"method": method, "parameters": own, **steps, "source": "asked"})
     return asked or dict(protocol.methods)
 
 
 def _from_recipe(file: Path) -> Method:
     import yaml
+    from pydantic import ValidationError
 
+    from weft.algorithms.wording import worded
     from weft.errors import InputError, listed
     from weft.evaluation.protocols.schema import Method
     from weft.recipes.strict_yaml import LONGEST, parsed_yaml
 
-    remedy = "it may hold `method`, `parameters` and `before`; models, base and rules are the protocol's"
+    remedy = "it may hold `method`, `parameters`, `before` and `after`; models, base and rules are the protocol's"
     try:
         parsed = parsed_yaml(file.read_bytes()[: LONGEST + 1])
     except OSError as error:
@@ -131,12 +134,14 @@ def _from_recipe(file: Path) -> Method:
         raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}", "mend the syntax there") from None
     if not isinstance(parsed, dict) or not isinstance(parsed.get("method"), str):
         raise InputError(f"{file}: names no method", remedy)
-    odd = [key for key in parsed if key not in ("method", "parameters", "before")]
+    odd = [key for key in parsed if key not in ("method", "parameters", "before", "after")]
     if odd:
         raise InputError(f"{file}: {listed(map(str, odd))} has no place in a protocol", remedy)
-    before = parsed.get("before")
-    chained = {"method": before} if isinstance(before, str) else before
-    return Method.model_validate({**parsed, "before": chained, "source": file.name})
+    try:
+        return Method.model_validate({**parsed, "source": file.name})
+    except ValidationError as error:
+        told = [" ".join((*map(str, item["loc"]), worded(item))) for item in error.errors()]
+        raise InputError(f"{file}: {'; '.join(told)}", remedy) from None
 
 
 def _list(as_json: bool) -> None:

@@ -197,8 +197,8 @@ class _Run:
         return self._folded(vectors, "the merge: ")
 
     def _recipe(self, method: Method, base: str, models: list[dict[str, str]]) -> dict[str, Any]:
-        chained = {} if method.before is None else {"before": dict(method.before)}
-        parts = {"method": method.method, "parameters": dict(method.parameters), **chained}
+        steps = {"before": method.before, "after": method.after}
+        parts = {"method": method.method, "parameters": dict(method.parameters), **steps}
         return {**parts, "base": base, "models": models, "rules": [dict(rule) for rule in self.protocol.rules]}
 
     def _whole(self, task: str) -> Path:

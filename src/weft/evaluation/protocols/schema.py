@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weft.evaluation.metrics import fitting
 from weft.evaluation.schema import Data, Positive
+from weft.recipes.schema import ChainedStep
 
 Family = Literal["clip", "text-to-text", "encoder", "ia3"]
 Percent = Annotated[float, Field(gt=0.0, le=110.0)]
@@ -194,13 +195,14 @@ class Method(_Strict):
     """A method as a paper runs it, in the language of recipes.
 
     Attributes:
-        method, parameters, before: as in a recipe.
+        method, parameters, before, after: as in a recipe.
         source: who runs it so.
     """
 
     method: str
     parameters: Mapping[str, Any] = Field(default_factory=dict)
-    before: Mapping[str, Any] | None = None
+    before: ChainedStep = None
+    after: ChainedStep = None
     source: str
 
 
