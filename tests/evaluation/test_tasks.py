@@ -19,7 +19,10 @@ SLIPS = [
     ({"kind": "clasification"}, "kind 'clasification' is unknown\n  -> did you mean 'classification'?"),
     ({"kind": None}, "kind is missing\n  -> the kinds are classification, regression, language-modelling, "
                      "multiple-choice, image-classification"),
-    ({"metric": "pearson"}, "metric 'pearson' does not fit classification\n  -> it has accuracy, macro_f1, matthews"),
+    (
+        {"metric": "pearson"},
+        "metric 'pearson' does not fit classification\n  -> it has accuracy, macro_f1, matthews, f1, accuracy_and_f1",
+    ),
     ({"metric": "acuracy"}, "metric 'acuracy' is no metric of classification\n  -> did you mean 'accuracy'?"),
     ({"columns": {"txt": "sentence"}}, "columns: classification has no part 'txt'\n  -> did you mean 'text'?"),
     ({"columns": {"label": ["a", "b"]}}, "columns: label should be one column\n  -> ['text'] may be two"),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import weft
+from weft.cli.bench import bench
 from weft.cli.clean import clean
 from weft.cli.doctor import doctor
 from weft.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ app.command()(doctor)
 app.command()(verify)
 app.command()(clean)
 app.command()(evaluate)
+app.command()(bench)
 app.command()(report)
 
 

@@ -77,7 +77,7 @@ def asked_recipe(
     if method is not None and recipes:
         raise InputError(f"-m does not go with a recipe ({recipes[0]})", "write the method into the recipe")
     if method is not None:
-        own, steps = _divided(_parsed(parameters), {"before": before, "after": after})
+        own, steps = divided(parameters, {"before": before, "after": after})
         parts = {"method": method, "base": base, **steps, "models": what, "parameters": own}
         return make_recipe({**parts, "output": storage})
     if len(what) != 1 or not what[0].endswith((".yaml", ".yml")):
@@ -111,12 +111,17 @@ def _parsed(parameters: list[str]) -> dict[str, Any]:
     return parsed
 
 
-def _divided(
-    parameters: dict[str, Any], named: Mapping[str, str | None]
+def divided(
+    given: list[str], named: Mapping[str, str | None]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any] | None]]:
-    """The method's own parameters, and the steps before and after it with those that are written `before.NAME`."""
+    """The method's own parameters, and the steps before and after it with those that are written `before.NAME`.
+
+    Raises:
+        InputError: for what is not of the form NAME=VALUE, and for parameters of a step that is not there.
+    """
     from weft.errors import InputError
 
+    parameters = _parsed(given)
     steps: dict[str, dict[str, Any] | None] = {}
     for place, method in named.items():
         own = {name: value for name, value in parameters.items() if name.startswith(f"{place}.")}

@@ -91,7 +91,7 @@ def make_task(parts: dict[str, Any], where: str = "") -> Task:
         Traceback (most recent call last):
             ...
         weft.errors.InputError: metric 'accuracy' does not fit regression
-          -> it has pearson, spearman
+          -> it has pearson, spearman, pearson_and_spearman
     """
     kind = parts.get("kind")
     schema = schema_of(kind)

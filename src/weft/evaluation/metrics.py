@@ -78,6 +78,16 @@ def _matthews(made: Predictions) -> float:
     return float(_sklearn().matthews_corrcoef(made.targets, made.chosen))
 
 
+def _f1(made: Predictions) -> float:
+    """Of class 1 against all others, as GLUE counts for two classes."""
+    return float(_sklearn().f1_score(made.targets == 1, made.chosen == 1, zero_division=0.0))
+
+
+def _mean_of(*parts: Callable[[Predictions], float]) -> Callable[[Predictions], float]:
+    """Several numbers as one, as GLUE's tables have them."""
+    return lambda made: sum(part(made) for part in parts) / len(parts)
+
+
 def _correlation(name: str) -> Callable[[Predictions], float]:
     def measured(made: Predictions) -> float:
         if np.ptp(made.scores) == 0 or np.ptp(made.targets) == 0:
@@ -107,8 +117,11 @@ METRICS: Mapping[str, Metric] = {
     "accuracy": Metric((*_CLASSES, "multiple-choice"), _accuracy),
     "macro_f1": Metric(_CLASSES, _macro_f1),
     "matthews": Metric(_CLASSES, _matthews),
+    "f1": Metric(("classification",), _f1),
+    "accuracy_and_f1": Metric(("classification",), _mean_of(_accuracy, _f1)),
     "pearson": Metric(("regression",), _correlation("pearsonr")),
     "spearman": Metric(("regression",), _correlation("spearmanr")),
+    "pearson_and_spearman": Metric(("regression",), _mean_of(_correlation("pearsonr"), _correlation("spearmanr"))),
     "perplexity": Metric(("language-modelling",), _perplexity, falls=True),
     "bits_per_byte": Metric(("language-modelling",), _bits_per_byte, falls=True),
     "accuracy_by_length": Metric(("multiple-choice",), _accuracy_by_length),
@@ -121,7 +134,7 @@ def fitting(kind: str) -> Mapping[str, Metric]:
 
     Example:
         >>> list(fitting("regression"))
-        ['pearson', 'spearman']
+        ['pearson', 'spearman', 'pearson_and_spearman']
     """
     return {name: metric for name, metric in METRICS.items() if kind in metric.kinds}
 
@@ -139,7 +152,7 @@ def measured(kind: str, made: Predictions) -> dict[str, float]:
     Example:
         >>> made = Predictions(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), np.array([0, 1, 1]))
         >>> {name: round(value, 3) for name, value in measured("classification", made).items()}
-        {'accuracy': 0.667, 'macro_f1': 0.667, 'matthews': 0.5}
+        {'accuracy': 0.667, 'macro_f1': 0.667, 'matthews': 0.5, 'f1': 0.667, 'accuracy_and_f1': 0.667}
     """
     return {name: metric.measure(made) for name, metric in fitting(kind).items()}
 

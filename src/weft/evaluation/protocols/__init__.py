@@ -1,0 +1,1 @@
+"""What papers measured, as data: which checkpoints, which tasks, how they are scored, and what was found."""
