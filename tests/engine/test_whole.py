@@ -113,7 +113,8 @@ def test_bytes_do_not_depend_on_how(folder: Path, tmp_path: Path, name: str) -> 
     largest = max(need(work) for work in make_plan(recipe, inputs).works if is_whole(work))
     inputs.close()
     if recipe.method != "ties":  # whose tables of selection need more than the matrices here
-        assert merged(recipe, Settings(max(largest, 3 * 10**6), workers=3)) == plainly
+        least = (3 if recipe.before else 2) * 10**6  # three workers hold tiles of the other tensors
+        assert merged(recipe, Settings(max(largest, least), workers=3)) == plainly
     weft.merge_to(recipe, tmp_path / "out.safetensors", workers=2)
     assert as_bytes(load_file(tmp_path / "out.safetensors")) == plainly
 
