@@ -77,7 +77,7 @@ def bench(
 
     `weft bench vision8 -m ties -p density=0.2 --examples 500 -o results.json`
     """
-    from weft.cli.reporting import Shown, counted, reported
+    from weft.cli.reporting import Counted, reported
 
     with reported(as_json):
         if protocol is None:
@@ -90,7 +90,7 @@ def bench(
         methods = _methods(known, method, parameter or [], {"before": before, "after": after}, recipe or [])
         options: dict[str, Any] = {"tasks": task or [], "examples": examples, "models": models, "data": data}
         options |= {"work": work, "experts": not no_experts, "batch": batch, "device": device, "dtype": dtype}
-        with Shown(quiet or as_json, counted) as progress:
+        with Counted(quiet or as_json) as progress:
             results = run(known, methods, memory=memory, progress=progress, **options)
         if output is not None:
             results.save(output)
