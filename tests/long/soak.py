@@ -26,7 +26,7 @@ import weft
 from tests.long.answers import NoReferenceError
 from tests.long.cases import Case
 from tests.long.checking import CheckError, Outcome, checked
-from tests.long.drawing import draw
+from tests.long.drawing import JUDGED, draw
 from tests.noting import note
 
 
@@ -149,5 +149,5 @@ def _told(case: Case, folder: Path, tally: Tally, what: str) -> None:
 
 
 if __name__ == "__main__":
-    print(f"weft {weft.__version__}, methods: {', '.join(weft.methods())}")
+    print(f"weft {weft.__version__}, methods: {', '.join(JUDGED)}")
     sys.exit(main())

@@ -17,7 +17,7 @@ from tests.long import soak
 from tests.long.bounded import DOUBLE, SINGLE, Bounded, World, larger, select, smaller
 from tests.long.branchless import BranchError, branchless
 from tests.long.cases import Case, State, is_float
-from tests.long.drawing import SHARED, draw
+from tests.long.drawing import JUDGED, SHARED, draw
 from tests.long.formulas import Scope, ranked, shared, total
 from tests.long.jobs import Job, plan
 from tests.long.judging import judged, rounded, scopes
@@ -171,8 +171,8 @@ def merges(seed: int, number: int) -> bool:
 
 def test_every_method_and_every_option_is_drawn() -> None:
     cases = [draw(7, number) for number in range(0, 250 * SHARED, SHARED)]
-    assert {case.method for case in cases} == set(weft.methods())
-    for method in weft.methods():
+    assert {case.method for case in cases} == set(JUDGED)
+    for method in JUDGED:
         kind = weft.method(method)
         drawn = [case.parameters for case in cases if case.method == method]
         drawn += [dict(model.own) for case in cases if case.method == method for model in case.models]
@@ -180,6 +180,14 @@ def test_every_method_and_every_option_is_drawn() -> None:
             found = [parameters[name] for parameters in drawn if name in parameters]
             assert found, f"{method}: {name} is never drawn"
             assert set(schema.get("enum", ())) <= set(map(str, found)), f"{method}: {name}"
+
+
+def test_what_is_not_drawn_is_compared_with_a_reference_elsewhere() -> None:
+    """APL has no official code, so its formulas stand in its own test."""
+    texts = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "algorithms").glob("test_*.py")}
+    compared = "".join(text for name, text in texts.items() if "references" in text or name == "test_apl")
+    missing = [name for name in weft.methods() if name not in JUDGED and f'"{name}"' not in compared]
+    assert not missing, "no test in tests/algorithms compares these with tests/references"
 
 
 def test_a_case_is_the_same_every_time() -> None:

@@ -181,6 +181,9 @@ def computed(scope: Scope, work: Work, values: Values, device: str) -> tuple[Arr
         The tensor in storage format, and what there is to say about it. None if it holds values that are not finite
         and that is an error, which is raised when the scope has been gone over.
     """
+    import torch
+
+    torch.set_num_threads(1)  # which a thread of ours does not take over from the one that began it
     inputs, found = _Inputs(scope, work), Findings()
     asked = asked_at_last(work.program)
     spoilt = [key for key in work.operands if key[0] in asked and not inputs.is_finite(key)]  # all are examined
