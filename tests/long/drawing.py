@@ -16,9 +16,10 @@ import weft
 from tests.long import values
 from tests.long.cases import FLOAT8, FLOATS, Case, Knobs, Model, Rule, State, is_float
 from tests.long.jobs import Job, bare, plan, settled
-from tests.long.parameters import Tastes, draw_numbers, draw_options, draw_own, draw_tensors
+from tests.long.parameters import Tastes, draw_numbers, draw_options, draw_own, draw_tensors, takes_tensors
 from tests.long.saving import FORMS
 from tests.long.values import Rng, Shape
+from weft.algorithms.method import Method
 
 SHARED = 6
 """Cases in a row that share what is compiled."""
@@ -68,6 +69,7 @@ def _drawn(seed: int, number: int, tastes: Tastes) -> Case | None:
     names = weft.methods()
     kind = weft.method(names[tastes.options.integers(len(names))])
     count = _COUNTS[tastes.options.integers(len(_COUNTS))]
+    count = count if count in kind.models else kind.models[0]
     called = [f"expert-{k}" for k in range(count)]
     skeleton = _skeleton(tastes.numbers, _ROOM // (count + 1))
     based = kind.needs_base or tastes.options.random() < 0.4
@@ -181,7 +183,7 @@ def _rules(method: str, called: list[str], based: bool, tastes: Tastes) -> list[
 
 def _merging_rule(pattern: str, method: str | None, called: list[str], based: bool, tastes: Tastes) -> Rule:
     """A rule with other parameters or another method; methods that need tensors of their own stay where they are."""
-    fitting = [n for n in weft.methods() if (based or not weft.method(n).needs_base) and n != "fisher"]
+    fitting = [n for n in weft.methods() if _fits(weft.method(n), len(called), based)]
     name = method or str(fitting[tastes.options.integers(len(fitting))])
     kind = weft.method(name)
     options = draw_options(kind, tastes.options) if tastes.options.random() < 0.5 else {}
@@ -221,6 +223,12 @@ def _with_missing(case: Case, rng: Rng) -> Case:
         return case  # a change of names that changes none is an error
     lacking = replace(model, tensors=kept, scales={name: s for name, s in model.scales.items() if name in kept})
     return replace(case, models=[lacking if m is model else m for m in case.models], on_missing=policy)
+
+
+def _fits(kind: type[Method], count: int, based: bool) -> bool:
+    """Whether a method can merge so many models, with a base or without, and with no files of theirs."""
+    alone = not any(takes_tensors(kind, name) and kind.is_per_model(name) for name in kind.model_fields)
+    return alone and count in kind.models and (based or not kind.needs_base)
 
 
 def _is_valid(case: Case) -> bool:
