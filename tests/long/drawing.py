@@ -71,6 +71,7 @@ def draw(seed: int, number: int) -> Case:
 def _drawn(seed: int, number: int, tastes: Tastes) -> Case | None:
     kind = weft.method(JUDGED[tastes.options.integers(len(JUDGED))])
     count = _COUNTS[tastes.options.integers(len(_COUNTS))]
+    count = count if count in kind.models else kind.models[0]
     called = [f"expert-{k}" for k in range(count)]
     skeleton = _skeleton(tastes.numbers, _ROOM // (count + 1))
     based = kind.needs_base or tastes.options.random() < 0.4
