@@ -176,7 +176,9 @@ def test_seeds_are_averaged_and_their_distance_told() -> None:
     assert joined([seed_results(0, 0.7)]).rows == seed_results(0, 0.7).rows
 
 
-@pytest.mark.parametrize(("ties", "verdict"), [(0.7, "holds"), (0.55, "**does not hold**")])
+@pytest.mark.parametrize(
+    ("ties", "verdict"), [(0.7, "holds"), (0.603, "too close to tell"), (0.55, "**does not hold**")]
+)
 def test_the_page_says_what_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ties: float, verdict: str
 ) -> None:
