@@ -13,10 +13,10 @@ demo: $(READY) ## train, fine-tune, merge and compare on real digits
 	$(BIN)/python examples/digits.py
 
 test: $(READY) ## all tests but the long ones
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n auto
 
 fast: $(READY) ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not long" -q
+	$(BIN)/python -m pytest -m "not slow and not long" -n auto -q
 
 long: $(READY) ## the tests that take minutes to hours
 	$(BIN)/python -m pytest -m long

@@ -11,7 +11,7 @@ from pydantic import model_validator
 
 from weft.algorithms.dare import dare
 from weft.algorithms.dppa import layer_of
-from weft.algorithms.method import Fraction, Law, PerModel, Positive, Tensors, parameter
+from weft.algorithms.method import Fraction, Integer, Law, PerModel, Positive, Tensors, parameter
 from weft.algorithms.program import Change, Derived, Number, Numbers, Statistic, Total
 from weft.algorithms.sparsifier import Sparsifier
 from weft.kernels.element import element
@@ -187,7 +187,7 @@ class Apl(Sparsifier):
     weight_temperature: Positive = parameter(
         1.0, "importance by which a model's weight in a part grows to e times another's (tau2)"
     )
-    seed: int = parameter(0, "of the draws")
+    seed: Integer = parameter(0, "of the draws")
 
     @model_validator(mode="after")
     def _all_or_none(self) -> Apl:
