@@ -172,7 +172,10 @@ def curves(results: Results, drawn: Mapping[str, str], folder: str) -> Iterator[
         if curve.title == ABLATION:
             whole = curve.series[0].y[0]
             rows = [[s.name, _number(s.y[0]), f"{s.y[0] - whole:+.3f}"] for s in curve.series]
-            yield "TIES with its defaults, and with one step left out, on test."
+            yield (
+                "TIES with its defaults, and with one step left out, on test. Without the disjoint mean all models are "
+                "averaged; an election by mass chooses that mean's own sign, so that trimming alone is the same merge."
+            )
             yield markdown(("", "of experts", "difference"), rows)
         if curve.title in drawn:
             yield f"![{curve.title}]({folder}/{drawn[curve.title]})"
