@@ -140,7 +140,7 @@ def judged(results: Results) -> Iterator[str]:
     yield "\n".join(lines)
     best = best_static(results)
     if best is not None:
-        yield f"The best static merge is **{best.name}**, at {shares[best.name]:.3f} of the experts."
+        yield best_told(best, shares)
     yield prototype(shares)
 
 
@@ -153,6 +153,24 @@ def _verdict(shares: Mapping[str, float], low: str, high: str) -> str:
 def best_static(results: Results) -> Row | None:
     """The best merge into one model."""
     return next((row for row in ranked(results) if "method" in row.facts), None)
+
+
+LEARNED = ("regmean", "mats")
+"""What uses a layer's inputs, and was expected to be the best."""
+
+
+def best_told(best: Row, shares: Mapping[str, float]) -> str:
+    """Which merge is the best, and whether that is one of those that were expected to be."""
+    told = f"The best static merge is **{best.name}**, at {shares[best.name]:.3f} of the experts."
+    beside = [name for name in LEARNED if name in shares]
+    if best.facts["method"] in LEARNED or not beside:
+        return told
+    known = " and ".join(f"{name} ({shares[name]:.3f})" for name in beside)
+    return (
+        f"{told} RegMean or MaTS was expected there: {known} stay behind it, though they look at data and it does not. "
+        "Both fit the linear layers alone, each to its own inputs, and average whatever has no Gram matrix (norms, "
+        "biases); the spectral methods, which came later, keep the strongest directions of every expert apart."
+    )
 
 
 def prototype(shares: Mapping[str, float]) -> str:
