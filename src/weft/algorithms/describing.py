@@ -122,5 +122,6 @@ def _interval(schema: dict[str, Any], number: str) -> str:
 def readable(kind: type[Method]) -> str:
     """The docstring without its example and markup, the formula as a terminal can show it."""
     text = (inspect.getdoc(kind) or "").split("\n\nExample:")[0]
-    text = re.sub(r"\.\. math::.*?\n\n", lambda _: f"    {kind.formula}\n\n", text, flags=re.DOTALL)
+    text = re.sub(r"\.\. math::.*?\n\n", lambda _: f"    {kind.formula}\n\n", text, count=1, flags=re.DOTALL)
+    text = re.sub(r"\.\. math::.*?\n\n", "", text, flags=re.DOTALL)  # the formula holds all of them
     return re.sub(r"\*\*([^*]+)\*\*", r"\1", text)
