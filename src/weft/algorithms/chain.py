@@ -56,9 +56,12 @@ class Chain:
         return " + ".join(step.name for step in self.steps)
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """Equal for tensors that the same methods merge, whatever their parameters."""
-        return tuple(type(step) for step in self.steps)
+    def population(self) -> tuple[Any, ...]:
+        """Equal for tensors that statistics about the model are about together, whatever their parameters.
+
+        What happens before the method parts them, since it changes what is counted; what comes after does not.
+        """
+        return (type(self.before), type(self.method))
 
     @property
     def needs_base(self) -> bool:

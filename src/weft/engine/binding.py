@@ -12,7 +12,7 @@ import numpy as np
 
 from weft.algorithms.program import BEFORE, Change, Derived, Note, Program, Stage, Statistic
 from weft.engine.work import Key, Signature, Work
-from weft.kernels.compiler import Input, Kernel, Loop, compiled, packed
+from weft.kernels.compiler import COMMON, Input, Kernel, Loop, compiled, packed
 from weft.kernels.draws import keys_of
 from weft.kernels.dtypes import FLOAT32, DType
 from weft.kernels.element import Scalar
@@ -147,8 +147,8 @@ class _Question:
 
 
 def _given(prefix: str, name: str, given: Collection[str]) -> str:
-    """Under which name an argument is given: with the prefix if it belongs to that, else as it is."""
-    return prefix + name if prefix + name in given else name
+    """Under which name an argument is given: with the prefix, unless it is nobody's own."""
+    return name if prefix + name not in given and name in COMMON else prefix + name
 
 
 def asked_by(program: Program, stage: Stage | None) -> set[str]:

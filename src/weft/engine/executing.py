@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from weft.algorithms.program import Derived, Gram, Program, Statistic
-from weft.engine.binding import asked_by, bind_map, bind_statistic
+from weft.algorithms.program import Derived, Gram, Statistic
+from weft.engine.binding import bind_map, bind_statistic
 from weft.engine.collector import collector_waits
 from weft.engine.cost import bytes_to_move, bytes_to_move_for
 from weft.engine.joined import compute_joined
@@ -18,13 +16,14 @@ from weft.engine.planning import Plan, as_copy
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader, Residency
 from weft.engine.runner import Runner
+from weft.engine.scopes import scopes
 from weft.engine.settings import Budget
 from weft.engine.statistics import Scope, numbers, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
 from weft.engine.whole import Allowance, is_whole, one_thread_each
 from weft.engine.work import Copied, Work
 from weft.kernels.compiler import kernels_cached
-from weft.kernels.dtypes import FLOAT64, compute_dtype
+from weft.kernels.dtypes import FLOAT64
 
 _LARGE = 64
 """Tiles of a tensor that is shared among the threads even if it stands alone."""
@@ -101,7 +100,7 @@ class _Execution:
         """Scopes that share statistics first, then what stands alone, at last what is seen whole."""
         whole = [work for work in works if is_whole(work) and not shares_statistics(work)]
         apart = set(whole)
-        together, alone = _scopes([work for work in works if work not in apart])
+        together, alone = scopes([work for work in works if work not in apart])
         for scope in together:
             self.scope(scope, Runner(self.budget.threads))
         for work in alone:
@@ -144,7 +143,7 @@ class _Execution:
         """The other tensors of a scope, which are computed anew if they shared statistics with the masks."""
         self.masks.extend(masks)
         others = [work for work in works if work not in masks]
-        shared = bool(works[0].program.stages)
+        shared = any(work.program.stages for work in works)
         names = [work.spec.name for work in others]
         self.journal.set_aside([mask.spec.name for mask in masks], names if shared else [])
         return others if shared else []
@@ -208,54 +207,3 @@ def _copied(mask: Work) -> Work | Copied:
     """A mask, taken as it is."""
     copied = as_copy(mask.spec, next(o for (name, _), o in mask.operands.items() if name == "tuned"))
     return replace(copied, aliases=mask.aliases, rule=mask.rule)
-
-
-def _scopes(works: Sequence[Work]) -> tuple[list[list[Work]], list[Work]]:
-    """Tensors that share their statistics, in groups; and those that stand alone.
-
-    Tensors without statistics share a group, since nothing ties their tiles to an order.
-    """
-    groups: dict[object, list[Work]] = {}
-    alone: list[Work] = []
-    keys = _shared_by(works)
-    for work in works:
-        if work.program.stages and not work.program.is_about_the_model:
-            alone.append(work)
-        else:
-            groups.setdefault(keys[id(work.program)], []).append(work)
-    return [_in_one_precision(group) for group in groups.values()], alone
-
-
-def _shared_by(works: Sequence[Work]) -> dict[int, Hashable]:
-    """For each program, of which there are few, what tensors have in common that share a group."""
-    firsts = {id(work.program): work for work in reversed(works)}
-    asked: dict[object, set[str]] = {}
-    for work in firsts.values():
-        asked.setdefault(_kind(work), set()).update(_asked_by_statistics(work.program))
-    files = {key: _asked_files(work, asked[_kind(work)]) for key, work in firsts.items()}
-    return {
-        key: (_kind(work), work.program.is_about_the_model, work.program.note, files[key])
-        for key, work in firsts.items()
-    }
-
-
-def _kind(work: Work) -> tuple[Any, ...]:
-    return work.method.kind if work.method else ()
-
-
-def _asked_by_statistics(program: Program) -> set[str]:
-    return {name for stage in program.stages for name in asked_by(program, stage)}
-
-
-def _asked_files(work: Work, asked: set[str]) -> tuple[object, ...]:
-    """The files beside the checkpoints that statistics of its method are about: another file is another statistic."""
-    sources = [work.program.sources[name] for name in sorted(asked & work.program.sources.keys())]
-    every = [one for source in sources for one in (source if isinstance(source, tuple) else (source,))]
-    return tuple(str(one) if isinstance(one, (str, os.PathLike)) else id(one) for one in every)
-
-
-def _in_one_precision(works: list[Work]) -> list[Work]:
-    """A statistic over several tensors is computed in the precision of the finest."""
-    if not works[0].program.is_about_the_model or compute_dtype([work.compute for work in works]) is not FLOAT64:
-        return works
-    return [replace(work, compute=FLOAT64) for work in works]

@@ -84,7 +84,7 @@ def _compute_tiles(scope: Scope, values: Mapping[Work, Values], sink: Sink, prog
     bindings = Bindings()
 
     def bind(work: Work) -> Bound:
-        own, end = values[work], scope.end_of(work)
+        own, end = values[work], scope.end_at_last(work)
         return bindings.of(work, own, end, None, lambda: bind_map(work, own, work.spec.dtype, end))
 
     bound = {work: bind(work) for work in tiled}

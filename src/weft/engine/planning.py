@@ -22,6 +22,7 @@ from weft.engine.misfits import (
     missing,
     unreadable_figures,
 )
+from weft.engine.scopes import in_one_precision
 from weft.engine.tied import Tied, tied_groups
 from weft.engine.whole import asked_by_steps
 from weft.engine.work import Copied, Key, Operand, Work
@@ -376,7 +377,7 @@ class _Planner:
         warnings += self._fitting.warnings()
         warnings += [remark for program in self._programs.values() for remark in program.remarks]
         warnings += [f"rule {patterns!r} matched no tensor" for patterns in self._resolver.unused_rules()]
-        works = tuple(item for item in items if isinstance(item, Work))
+        works = in_one_precision([item for item in items if isinstance(item, Work)])
         copies = tuple(item for item in items if isinstance(item, Copied))
         return Plan(works, copies, tuple(outputs), tuple(dropped), tuple(warnings))
 

@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from weft.algorithms.program import Derived, Extreme, Gram, Number, Numbers, Program, Rank, Stage, Statistic, Total
+from weft.algorithms.program import (
+    BEFORE,
+    Derived,
+    Extreme,
+    Gram,
+    Number,
+    Numbers,
+    Program,
+    Rank,
+    Stage,
+    Statistic,
+    Total,
+)
 from weft.algorithms.program import Share as ShareOf
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import RANK, Bindings, Bound, Values, asked_by, bind_statistic
@@ -80,6 +92,12 @@ class Scope:
         """
         return work.spec.size - 1 if work is self._last else -1
 
+    def end_at_last(self, work: Work) -> int:
+        """The same for a method that looks at each tensor on its own, though what comes before it does not."""
+        program = work.program
+        alone = program.is_about_the_model and not program.whole_model
+        return work.spec.size - 1 if alone else self.end_of(work)
+
     @cached_property
     def _last(self) -> Work:
         return max(self.works, key=lambda work: min((work.spec.name, *work.aliases)))
@@ -125,26 +143,59 @@ def settle(scope: Scope) -> dict[Work, Values]:
     Tensors may differ in the numbers of their parameters, and even in options that choose functions: every statistic
     then runs over the whole scope with the functions of the one that asks, and each tensor's own numbers.
     """
-    settled: dict[Work, Values] = {}
-    known: dict[Any, dict[Work, Values]] = {(): {work: numbers(work) for work in scope.works}}
-    ends: dict[int, Any] = {}  # for each program what is known when all its statistics are
-    for work in scope.works:
-        if id(work.program) not in ends:
-            ends[id(work.program)] = _settled(scope, work.program, known)
-        settled[work] = known[ends[id(work.program)]][work]
-    return settled
+    changes = _Settling(scope, {work: numbers(work) for work in scope.works}, BEFORE)
+    own = {work: changes.of(work) for work in scope.works}
+    methods = _Settling(scope, own, "", changes.count)
+    return {work: methods.of(work) for work in scope.works}
 
 
-def _settled(scope: Scope, program: Program, known: dict[Any, dict[Work, Values]]) -> tuple[Any, ...]:
-    """Find out all that a program asks for; under what it is known then."""
-    done: tuple[Any, ...] = ()
-    for stage in program.stages:
-        before = known[done]
-        done = (*done, stage, *_chosen(program, stage))
-        if done not in known:
-            results = _results(scope, len(known), stage, program, before)
-            known[done] = {w: {**before[w], stage.statistic.name: results[w]} for w in scope.works}
-    return done
+class _Settling:
+    """Finds out what programs ask for: of their changes, each for its own tensors; then of their methods, for all.
+
+    Args:
+        scope: which tensors.
+        begin: the numbers known before.
+        prefix: whose statistics: `BEFORE` those of changes, else those of methods.
+        count: how many statistics were found out before.
+    """
+
+    def __init__(self, scope: Scope, begin: dict[Work, Values], prefix: str, count: int = 1) -> None:
+        self._scope = scope
+        self._known: dict[Any, dict[Work, Values]] = {(): begin}
+        self._prefix = prefix
+        self._before = count - 1
+        self._ends: dict[int, Any] = {}  # for each program what is known when all its statistics are
+
+    @property
+    def count(self) -> int:
+        """How many statistics were found out so far, and one."""
+        return self._before + len(self._known)
+
+    def of(self, work: Work) -> Values:
+        """All that is known of a tensor."""
+        if id(work.program) not in self._ends:
+            self._ends[id(work.program)] = self._end(work.program)
+        return self._known[self._ends[id(work.program)]][work]
+
+    def _end(self, program: Program) -> tuple[Any, ...]:
+        done: tuple[Any, ...] = ()
+        for stage in program.stages:
+            if stage.prefix != self._prefix:
+                continue
+            before = self._known[done]
+            done = (*done, stage, *_chosen(program, stage))
+            if done not in self._known:
+                results = _results(self._asking(stage), self.count, stage, program, before)
+                name = stage.statistic.name
+                self._known[done] = {w: {**v, name: results[w]} if w in results else v for w, v in before.items()}
+        return done
+
+    def _asking(self, stage: Stage) -> Scope:
+        """The scope of a statistic: a change is about the tensors that it happens to, and no others."""
+        if not self._prefix:
+            return self._scope
+        asking = [work for work in self._scope.works if stage in work.program.stages]
+        return self._scope if len(asking) == len(self._scope.works) else replace(self._scope, works=asking)
 
 
 def numbers(work: Work) -> dict[str, Number]:

@@ -79,12 +79,14 @@ class Allowance:
     """
 
     def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._left = limit
         self._changed = Condition()
 
     @contextmanager
     def of(self, count: int) -> Iterator[None]:
         """So many bytes, for as long as it lasts."""
+        assert count <= self._limit, f"{count} bytes were not planned, only {self._limit}"
         with self._changed:
             self._changed.wait_for(lambda: count <= self._left)
             self._left -= count
@@ -274,7 +276,7 @@ def _changes(scope: Scope, work: Work, values: Values, inputs: _Inputs, device: 
     """Each model's task vector after what happens to it before."""
     out = np.empty(work.spec.size, work.compute.storage)
     for key in [key for key in work.operands if key[0] == "tuned"]:
-        asked = (work, _CHANGED, work.program.all_functions, values, scope.end_of(work), work.compute, key[1])
+        asked = (work, _CHANGED, work.program.all_functions, values, scope.end_at_last(work), work.compute, key[1])
         bind_statistic(*asked)(inputs, 0, out)
         yield key, _tensor(out, work.compute, work.spec.shape, work, device)
 
@@ -303,7 +305,7 @@ def _of(name: str, work: Work, tensors: Mapping[Key, Any]) -> Any:
 def _by_element(scope: Scope, work: Work, values: Values, inputs: _Inputs, output: DType) -> Array:
     """The tensor as the method's scalar function makes it."""
     out = np.empty(work.spec.size, output.storage)
-    bind_map(work, values, output, scope.end_of(work))(inputs, 0, out)
+    bind_map(work, values, output, scope.end_at_last(work))(inputs, 0, out)
     return out
 
 

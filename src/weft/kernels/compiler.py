@@ -96,6 +96,9 @@ class Loop:
 CHANGE = "before_"
 """What the names begin with that belong to a change."""
 
+COMMON = frozenset({"base", "tuned", "draw", "rank", "length", "index", "last"})
+"""What any scalar function may ask for, whosever it is."""
+
 
 def compiled(loop: Loop, *, joined: bool = False) -> Kernel:
     """Machine code for a loop, from the cache folder when it was made before.
@@ -310,9 +313,9 @@ def _drawn(slot: int) -> str:
 
 
 def _known(loop: Loop, prefix: str, name: str) -> str:
-    """The name under which an argument is given: with the prefix if it belongs to that, else as it is."""
+    """The name under which an argument is given: with the prefix, unless it is nobody's own."""
     given = {*(i.name for i in loop.inputs), *(n for n, _ in loop.functions), *(n for n, _ in loop.values)}
-    return prefix + name if prefix + name in given else name
+    return name if prefix + name not in given and name in COMMON else prefix + name
 
 
 def _read_one(loop: Loop, name: str, slot: int | None) -> str:
