@@ -17,6 +17,7 @@ from weft.errors import InputError, listed
 from weft.statistics.data import Columns, opened, with_columns
 from weft.statistics.examples import Examples, prepare
 from weft.statistics.files import About, MeasureError, check_output, versions, write_statistics
+from weft.statistics.interrupts import interrupts_between
 from weft.statistics.loading import ENCODER, Loaded, load, needed
 from weft.statistics.naming import GRADIENTS, Naming
 from weft.statistics.room import chosen_room, planned
@@ -221,12 +222,14 @@ class _Run:
         lengths = self.examples.lengths
         self.progress.phase("measuring", sum(lengths))
         self.progress.advance(sum(lengths[:done]))
-        for first, last in planned(lengths, room, done):
-            self._update(estimator, first, last)
-            self.progress.advance(sum(lengths[first:last]))
-            if self.keeper.is_due and last < len(lengths):
-                sums = estimator.sums()
-                self.keeper.keep(Snapshot(identity, room, last, estimator.examples, estimator.tokens, sums))
+        with interrupts_between() as check:
+            for first, last in planned(lengths, room, done):
+                self._update(estimator, first, last)
+                self.progress.advance(sum(lengths[first:last]))
+                if self.keeper.is_due and last < len(lengths):
+                    sums = estimator.sums()
+                    self.keeper.keep(Snapshot(identity, room, last, estimator.examples, estimator.tokens, sums))
+                check()
 
     def _update(self, estimator: Estimator, first: int, last: int) -> None:
         batch = self.examples.batch(first, last)
