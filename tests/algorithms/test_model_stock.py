@@ -84,3 +84,11 @@ def test_a_negative_cosine_leads_away_unless_clamped() -> None:
 def test_it_takes_two_models_or_more() -> None:
     with pytest.raises(weft.InputError, match=r"model_stock merges two or more models, not 1 \(model_0\)"):
         merged("model_stock", state(1), [state(2)])
+
+
+def test_rows_that_are_not_finite_have_the_mean() -> None:
+    base = {"w": np.zeros((2, 2)), "e": np.zeros((0, 3))}
+    a, b = base | {"w": np.array([[1.0, np.inf], [2.0, 0.0]])}, base | {"w": np.array([[0.0, 1.0], [0.0, 4.0]])}
+    ours = merged("model_stock", base, [a, b], scope="row", on_nonfinite="warn")
+    assert ours["w"].tolist() == [[0.5, np.inf], [1.0, 2.0]]
+    assert ours["e"].shape == (0, 3)

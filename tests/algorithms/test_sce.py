@@ -49,3 +49,27 @@ def test_tiny_changes_keep_their_energies(dtype: str) -> None:
     x, y = float(a["w"][0]), float(b["w"][0])
     expected = (x**3 + y**3) / (x**2 + y**2)
     np.testing.assert_allclose(merged("sce", base, [a, b])["w"].astype(float), expected, rtol=0.03)
+
+
+@few
+@given(seeds, st.sampled_from([0.05, 0.3, 0.6, 0.95]), st.sampled_from(["model", "tensor"]))
+def test_every_pass_selects_the_same_in_float32(seed: int, select: float, scope: str) -> None:
+    """Another selection where energies are summed up would miss the square of a whole parameter."""
+    rng = np.random.default_rng(seed)
+    base = {"w": rng.standard_normal((12, 10)).astype(np.float32)}
+    tuned = [{"w": base["w"] + rng.standard_normal((12, 10)).astype(np.float32)} for _ in range(3)]
+    theirs = sce(base, tuned, select=select, least=0)
+    assert_close(merged("sce", base, tuned, select=select, scope=scope), theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+@pytest.mark.parametrize("spoilt", [3, 70])
+def test_what_is_not_finite_takes_nobodys_place(spoilt: int, scope: str) -> None:
+    """It has no variance: of the others as many are selected as without it."""
+    rng = np.random.default_rng(0)
+    base = {name: np.zeros(100, np.float32) for name in "vw"}
+    tuned = [{name: rng.standard_normal(100).astype(np.float32) for name in "vw"} for _ in range(2)]
+    tuned[0]["w"][:spoilt] = np.inf
+    ours = merged("sce", base, tuned, select=0.1, scope=scope, on_nonfinite="warn")
+    chosen = sum(np.count_nonzero(ours[name]) for name in "vw")
+    assert chosen == (int(0.1 * (200 - spoilt)) if scope == "model" else 10 + int(0.1 * (100 - spoilt)))

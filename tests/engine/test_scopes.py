@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import weft
 from tests import reference
 from tests.drawing import base_and_tuned
+from weft.algorithms.passthrough import Passthrough
+from weft.algorithms.program import Program, Rank, Statistic
+from weft.kernels.element import element
 
 ONES = [1.0, 1.0, 1.0]
 
@@ -81,3 +85,30 @@ def test_norms_in_metadata_are_believed_and_nothing_is_measured(tmp_path) -> Non
     ours = weft.merge(tuned, method="fisher", fisher=paths, favor_target=False)
     believed = reference.fisher(tuned, fisher=fishers, weight=[1 / 2, 1 / 8], normalize=False, favor_target=False)
     assert_close(ours, believed, list(ours))
+
+
+@element
+def _square(base: float, tuned: tuple[float, ...]) -> float:
+    return (tuned[0] - base) * (tuned[0] - base) / 1e-60
+
+
+@element
+def _middle(base: float, tuned: tuple[float, ...], middle: float) -> float:
+    return middle
+
+
+def _half(count: int, share: float) -> int:
+    return int(share * count)
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_an_order_statistic_may_be_in_double_precision(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares that vanish in float32 are told apart, with a sample and without."""
+    middle = Statistic("middle", _square, Rank(_half, by="share"), double=True)
+    program = Program(_middle, statistics=(middle,), values={"share": 0.5}, whole_model=True)
+    monkeypatch.setattr(Passthrough, "program", lambda self: program)
+    tuned = {n: np.random.default_rng(ord(n)).random(size, np.float32) * np.float32(1e-30) for n in "ab"}
+    base = {n: np.zeros(size, np.float32) for n in "ab"}
+    ours = weft.merge([tuned], base=base, method="passthrough")
+    squares = np.sort(np.concatenate([tuned[n].astype(np.float64) ** 2 for n in "ab"]))
+    np.testing.assert_allclose(ours["a"][0], squares[size - 1] / 1e-60, rtol=1e-6)

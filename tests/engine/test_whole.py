@@ -353,6 +353,18 @@ def test_a_model_that_lacks_a_matrix_is_no_task() -> None:
     assert np.array_equal(copied["embed"], base["embed"])
 
 
+@pytest.mark.parametrize("options", [{"method": "svc"}, {"method": "task_arithmetic", "after": "svc"}], ids=str)
+def test_what_is_no_task_does_not_count_in_a_correction(options: Any) -> None:
+    base, *tuned = (state(seed) for seed in range(4))
+    exact = weft.merge(tuned[:2], base=base, **options)["embed"]
+    weightless = weft.merge(tuned, base=base, weight=[1, 1, 0], **options)["embed"]
+    assert np.array_equal(weightless, exact)
+    nobody = weft.merge(tuned, base=base, weight=0, **options)["embed"]
+    assert np.array_equal(nobody, base["embed"])
+    del tuned[2]["embed"]
+    assert np.array_equal(weft.merge(tuned, base=base, on_missing="skip-model", **options)["embed"], exact)
+
+
 def test_rules_choose_what_comes_after() -> None:
     base, *tuned = (state(seed) for seed in range(3))
     options: dict[str, Any] = {"base": base, "method": "task_arithmetic", "scale": 0.5}

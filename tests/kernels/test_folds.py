@@ -39,6 +39,37 @@ def test_ranks(dtype: DType, data: st.DataObject) -> None:
         assert selection.result(rank) == (np.sort(values)[rank - 1] if rank else 0.0)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_what_is_not_a_number_is_the_largest_whatever_its_sign(dtype: DType, signed: bool) -> None:
+    """Of every bit pattern, as processors differ: x86 sets the sign of inf - inf, ARM does not."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal(40) if signed else rng.random(40)
+    values = np.concatenate([values, [0.0, np.inf], [-np.inf, -0.0] if signed else []]).astype(dtype.storage)
+    infinite = np.array([np.inf], dtype.storage).view(f"u{dtype.itemsize}")
+    patterns = np.concatenate([infinite + 1, ~(infinite & 0), ~(infinite & 0) >> 1, (~infinite >> 1) | infinite])
+    sign = (~(infinite & 0) >> 1) + 1
+    nans = np.concatenate([patterns, patterns | sign]).view(dtype.storage)
+    assert np.isnan(nans).all()
+    every = rng.permutation(np.concatenate([values, nans]))
+    ranks = range(1, len(every) + 1)
+    plain, expecting = (RankSelection(ranks, dtype, signed) for _ in range(2))
+    expecting.expect(every[:48].reshape(6, 8), len(every))
+    for selection in (plain, expecting):
+        streamed(selection, every, 3)
+        np.testing.assert_array_equal([selection.result(rank) for rank in ranks], np.sort(every))
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_the_share_of_what_is_not_a_number_does_not_depend_on_its_sign(dtype: DType) -> None:
+    found = []
+    for sign in (1.0, -1.0):
+        selection = ShareSelection([0.5], dtype)
+        streamed(selection, np.array([1.0, 2.0, np.copysign(np.nan, sign)], dtype.storage), 1)
+        found.append(np.float64(selection.result(0.5)).tobytes())
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), share=st.floats(0.01, 1.0))

@@ -8,12 +8,28 @@ from itertools import combinations
 from math import acos, cos
 from typing import ClassVar, Literal, final
 
-from weft.algorithms.gram import Matrix, combination, combined_changes, cosine
+from weft.algorithms.elections import Reals
+from weft.algorithms.gram import Matrix, combination, cosine
 from weft.algorithms.method import Law, Method, parameter
 from weft.algorithms.program import Number, Program
 from weft.algorithms.whole import Shape, Whole, computing_with_torch
+from weft.kernels.element import element
 
 Average = Literal["angle", "cosine"]
+
+
+@element
+def mean(base: float, tuned: Reals) -> float:
+    """One parameter: the base plus the mean of the changes, where there is no angle to go by.
+
+    Example:
+        >>> mean(1.0, (2.0, 4.0))
+        3.0
+    """
+    total = 0.0
+    for theta in tuned:
+        total += theta - base
+    return base + total / len(tuned)
 
 
 def stock(gram: Matrix, numbers: Mapping[str, Number], average: Average, clamp: bool) -> tuple[float, ...]:
@@ -67,7 +83,8 @@ class ModelStock(Method):
     Of more than two models, the mean of all pairs' angles is taken (`average: angle`, as FusionBench does) or of their
     cosines (`cosine`, as mergekit does); the authors published no code. The angle is that of each tensor, taken as one
     vector; with `scope: row` of each row along the last dimension (mergekit's `filter_wise`), with `scope: model` of
-    the whole models.
+    the whole models. With `scope: row` a tensor that holds values which are not finite, where they are no error, has
+    the mean of its task vectors (t = 1).
 
     A task vector that is zero is at right angles to all. t leaves [0, 1] where the task vectors point away from each
     other, unless `clamp`. Where the denominator is nearly 0, less than 1e-6 in size, the base stays. Both programs
@@ -108,4 +125,4 @@ class ModelStock(Method):
             from weft.matrices.model_stock import model_stock, model_stock_bytes
         options = {"average": self.average, "clamp": self.clamp}
         whole = Whole(model_stock, _has_parameters, model_stock_bytes, options)
-        return Program(combined_changes, values={"coefficient": 0.0}, relative=True, whole=whole)
+        return Program(mean, relative=True, whole=whole)

@@ -57,6 +57,13 @@ def variance(base: float, tuned: Reals) -> float:
 
 
 @element
+def spread(base: float, tuned: Reals) -> float:
+    """The variance by which parameters are put in order: 0 where it is not a number, since that varies nowhere."""
+    v = variance(base, tuned)
+    return v if v > 0.0 else 0.0
+
+
+@element
 def is_selected(variance: float, threshold: float, select: float) -> bool:
     """Whether a parameter of this variance takes part."""
     return select >= 1.0 or (variance >= threshold and variance > 0.0 and threshold > 0.0)
@@ -132,10 +139,12 @@ class Sce(Method):
     def program(self) -> Program:
         """How many parameters are selected, from which variance on, the energy of what is, then the map."""
         search = (
-            Statistic("selected", varies, Total(_selected, by="select"), double=True),
-            Statistic("threshold", variance, Rank(_rank, by="selected")),
+            Statistic("selected", varies, Total(_selected, by="select")),
+            Statistic("threshold", spread, Rank(_rank, by="selected")),
         )
-        energy = Statistic("energy", selected_square, Total(_mean), each=True, among=True, double=True)
+        # whoever compares a variance with the threshold does it in the precision of the map, or they select differently
+        everything = self.select >= 1.0
+        energy = Statistic("energy", selected_square, Total(_mean), each=True, among=True, double=everything)
         return Program(
             sce,
             statistics=(*(search if self.select < 1.0 else ()), energy),

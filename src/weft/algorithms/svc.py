@@ -26,7 +26,8 @@ class Svc(Correction):
     0.2 after iso_cts and 1 after tsv and wudi. A direction that the tasks share less (s below 1) grows, at most
     1 / alpha times. Tensors that are no matrices, and those that `exclude` names, stay as they were merged. A task that
     does not move in a direction counts alpha there; the official code, which takes squared lengths below 1e-12 for
-    that, does not scale with the task vectors. Alone it corrects the sum of the task vectors.
+    that, does not scale with the task vectors. A model of weight 0, and one that lacks the tensor, is no task. Alone it
+    corrects the sum of the task vectors.
 
     What iso_c and iso_cts return has equal singular values, so that its singular vectors are whatever rounding makes of
     them: a correction after these differs from machine to machine.

@@ -413,7 +413,7 @@ class _Pass:
         targets = {(work, slot): self._target(fold, work, slot) for work in self._scope.works for slot in self._asked}
         if isinstance(fold, Rank) and len(self._scope.works) == 1 and self._scope.count <= self._scope.tile:
             return self._ranked_at_once(targets)
-        compute = self._scope.works[0].compute
+        compute = self._compute(self._scope.works[0])
         wanted = {slot: {target for (_, s), target in targets.items() if s == slot} for slot in self._asked}
         selections: dict[Slot, Selection] = {
             slot: RankSelection(asked, compute, fold.signed)
@@ -465,8 +465,9 @@ class _Pass:
         pieces = list(_sampled(self._scope, len(selections)))
         if not pieces:
             return
+        compute = self._compute(self._scope.works[0])
         unwatched = Watch("ignore", self._scope.journal)  # all of it will be gone over anyway
-        samples = {slot: np.zeros((len(pieces), _STRETCH), self._scope.works[0].compute.storage) for slot in selections}
+        samples = {slot: np.zeros((len(pieces), _STRETCH), compute.storage) for slot in selections}
 
         def step(worker: _Worker, task: tuple[int, Tile[Work]]) -> None:
             row, tile = task

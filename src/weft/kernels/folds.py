@@ -152,11 +152,12 @@ def count_between(keys, low, span, shift, table):
 
 
 @njit(**_COMPILED)
-def weigh_digits(keys, squares, shift, prefix, low, high):
+def weigh_digits(keys, mask, squares, shift, prefix, low, high):
     """Add up, for one 16-bit digit of every key whose higher digits equal `prefix`, squares of significands.
 
     Args:
         keys: unsigned integers, shape [n]; the bits of non-negative floats.
+        mask: those of a key's bits that count.
         squares: uint64, shape [n]: squares of 24-bit significands, below 2^48.
         shift: how far right the digit lies.
         prefix: the digits above it.
@@ -164,7 +165,7 @@ def weigh_digits(keys, squares, shift, prefix, low, high):
         high: uint64, shape [BINS]: their remaining bits; apart, 2^40 elements cannot overflow.
     """
     for i in range(len(keys)):
-        shifted = np.uint64(keys[i]) >> np.uint64(shift)
+        shifted = (np.uint64(keys[i]) & np.uint64(mask)) >> np.uint64(shift)
         if shifted >> np.uint64(DIGITS) == prefix:
             digit = shifted & np.uint64(BINS - 1)
             low[digit] += squares[i] & np.uint64(0xFFFFFF)

@@ -1,7 +1,8 @@
 """Exact order statistics of a stream that is gone over a few times and never held.
 
 The bits of non-negative floats order as the floats do, so the search is one over whole numbers, called keys. Counts
-are whole numbers too: the answer is the exact one whatever the order in which the tiles come.
+are whole numbers too: the answer is the exact one whatever the order in which the tiles come. What is not a number
+counts as larger than all that are, whatever its sign bit, which differs between processors.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Selection(ABC):
     def __init__(self, dtype: DType) -> None:
         self._bits = dtype.itemsize * 8
         self._dtype = dtype
+        self._mask = (1 << (self._bits - 1)) - 1
+        """The bits that order numbers which are not negative. Only what is not a number has the sign bit set."""
 
     @property
     @abstractmethod
@@ -147,8 +150,11 @@ class RankSelection(Selection):
     def __init__(self, targets: Iterable[float], dtype: DType, signed: bool = False) -> None:
         super().__init__(dtype)
         self._signed = signed
-        # without negative numbers the sign bit is never set; the largest key of all belongs to no number
-        self._top = (1 << self._bits) - 1 if signed else 1 << (self._bits - 1)
+        self._infinity = int(np.array([np.inf], dtype.storage).view(f"u{dtype.itemsize}")[0])
+        if signed:
+            self._mask = (1 << self._bits) - 1
+        # keys from here on, as those with the sign bit if not signed, are only of what is not a number
+        self._top = self._mask if signed else self._mask + 1
         self._ranges = {int(target): _Range(0, self._top) for target in targets if target >= 1}
         self._count = 0
 
@@ -205,15 +211,17 @@ class RankSelection(Selection):
         keys = super()._keys(values)
         if not self._signed:
             return keys
-        sign = keys.dtype.type(1 << (self._bits - 1))
-        turned: Array = np.where(keys >= sign, ~keys, keys | sign)
+        # from -infinity to -0, then from 0 to infinity, then what is not a number: of either sign, by wrapping around
+        sign, infinity = (keys.dtype.type(bits) for bits in (1 << (self._bits - 1), self._infinity))
+        turned: Array = np.where(keys >= sign, (sign | infinity) - keys, keys + (infinity + keys.dtype.type(1)))
         return turned
 
     def _number(self, key: int) -> float:
-        sign = 1 << (self._bits - 1)
         if not self._signed:
             return super()._number(key)
-        return super()._number(key - sign if key >= sign else (2 * sign - 1) ^ key)
+        sign = 1 << (self._bits - 1)
+        above = key - self._infinity - 1
+        return super()._number(min(above, sign - 1) if above >= 0 else (sign | self._infinity) - key)
 
     def _bracket(self, sample: Array, share: float) -> _Range:
         """The keys between two numbers of a sample, so far apart that the answer is hardly anywhere else."""
@@ -228,15 +236,15 @@ class RankSelection(Selection):
         return _Range(low, high)
 
     def _key_at(self, values: Array, place: int) -> int:
-        return int(self._keys(np.partition(values, place)[place : place + 1])[0])
+        return int(self._keys(np.partition(values, place)[place : place + 1])[0]) & self._mask
 
     def _narrowed(self, rank: int, where: _Range, table: Array) -> _Range:
         below = int(table[COUNTS, -1])
         reached = below + np.cumsum(table[COUNTS, :-1])
         if rank <= below:
             return _Range(0, where.low)
-        if rank > reached[-1]:
-            return _Range(where.high, self._top)
+        if rank > reached[-1]:  # and if none of those keys is left, no number either
+            return _Range(min(where.high, self._top - 1), self._top)
         found = int(np.searchsorted(reached, rank, side="left"))
         distances = table.view(np.uint64)
         return _Range(where.low + int(distances[LOWEST, found]), where.low + int(distances[HIGHEST, found]) + 1)
@@ -276,7 +284,7 @@ class ShareSelection(Selection):
         keys = self._keys(values)
         for prefix, table in tables.items():
             low, high = table.view(np.uint64)
-            weigh_digits(keys, self._squares(keys), self._shift, prefix, low, high)
+            weigh_digits(keys, self._mask, self._squares(keys), self._shift, prefix, low, high)
 
     @staticmethod
     def merge(table: Array, other: Array) -> None:

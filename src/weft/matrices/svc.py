@@ -6,26 +6,36 @@ import torch
 from torch import Tensor
 
 from weft.matrices.decompositions import svd, svd_bytes
-from weft.matrices.deltas import moved
+from weft.matrices.deltas import moved, with_weight
 
 
-def svc(base: Tensor, tuned: tuple[Tensor | None, ...], merged: Tensor, alpha: float, double: bool) -> Tensor:
+def svc(
+    base: Tensor,
+    tuned: tuple[Tensor | None, ...],
+    merged: Tensor,
+    weight: tuple[float, ...] | None,
+    alpha: float,
+    double: bool,
+) -> Tensor:
     """Base plus the merged change with its singular values times T / sum of max(alpha, consistency).
 
     Args:
         base: m x n.
         tuned: of each model; None for one that lacks the tensor.
         merged: what another method made of them.
+        weight: that method's factor of each model, 0 for one that is no task; None if it has no such factors.
         alpha: smallest consistency that counts.
         double: whether to compute in float64.
 
     Example:
         >>> a, b = torch.tensor([[4.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])
-        >>> svc(torch.zeros(2, 2), (a, b), (a + b) / 2, 0.25, False).tolist()  # doctest: +SKIP
+        >>> svc(torch.zeros(2, 2), (a, b), (a + b) / 2, None, 0.25, False).tolist()  # doctest: +SKIP
         [[5.333, 0.0], [0.0, 2.667]]
     """
     dtype = torch.float64 if double else base.dtype
-    present = [t for t in tuned if t is not None]
+    present = with_weight(tuned, weight or (1.0,) * len(tuned))
+    if not present:
+        return merged
     u, s, vh = svd(merged.to(dtype) - base.to(dtype))
     counted = torch.zeros_like(s)
     for model in present:
