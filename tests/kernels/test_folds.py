@@ -96,3 +96,11 @@ def test_sums_of_blocks_do_not_know_of_tiles(size: int, seed: int) -> None:
     pieces = [block_sums(values[start : start + BLOCK]) for start in range(0, size, BLOCK)]
     assert whole.tolist() == np.concatenate([np.zeros(0), *pieces]).tolist()
     assert np.isclose(whole.sum(), values.astype(np.float64).sum(), rtol=1e-12, atol=1e-9)
+
+
+def test_a_sample_of_equal_numbers_proves_nothing() -> None:
+    values = np.arange(1, 101, dtype=np.float32)
+    selection = RankSelection([50], FLOAT32)
+    selection.expect(np.zeros((4, 16), np.float32), len(values))
+    streamed(selection, values, 3)
+    assert selection.result(50) == 50.0

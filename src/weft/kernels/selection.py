@@ -233,7 +233,7 @@ class RankSelection(Selection):
         first, last = place - margin, place + margin
         low = self._key_at(parted[: place + 1], first) if first >= 0 else 0
         high = self._key_at(parted[place:], margin) + 1 if last < sample.size else self._top
-        return _Range(low, high)
+        return _Range(low, max(high, low + 2))  # a single key would pass for found, though nothing was counted
 
     def _key_at(self, values: Array, place: int) -> int:
         return int(self._keys(np.partition(values, place)[place : place + 1])[0]) & self._mask
