@@ -19,7 +19,7 @@ from weft.checkpoints.companions import library_of
 from weft.checkpoints.layout import Layout
 from weft.engine.inputs import Inputs
 from weft.errors import InputError
-from weft.recipes.schema import Recipe
+from weft.recipes.schema import Recipe, Rule
 from weft.version import __version__
 
 RECIPE = "weft_recipe.yaml"
@@ -66,13 +66,21 @@ def _pinned(recipe: Recipe, inputs: Inputs) -> Recipe:
 
 def recipe_text(recipe: Recipe) -> str:
     """A recipe as YAML, with every default spelled out and in-memory inputs named as such."""
-    parts = recipe.model_dump(mode="python", exclude={"models"})
+    parts = recipe.model_dump(mode="python", exclude={"models", "rules"})
     models = [
         entry.model_dump(mode="python") | {"name": n} for n, entry in zip(recipe.names, recipe.models, strict=True)
     ]
     parts["parameters"] = _defaults(recipe) | parts["parameters"]
-    ordered = {"method": parts.pop("method"), "base": parts.pop("base"), "models": models, **parts}
+    rules = [_written(rule) for rule in recipe.rules]
+    ordered = {"method": parts.pop("method"), "base": parts.pop("base"), "models": models, **parts, "rules": rules}
     return yaml.safe_dump(_plain(ordered), sort_keys=False, allow_unicode=True)
+
+
+def _written(rule: Rule) -> dict[str, Any]:
+    """A rule with what it says and nothing else: a step that it leaves open is the recipe's, `none` is no step."""
+    told = {name: getattr(rule, name) for name in Rule.model_fields if name in rule.model_fields_set}
+    steps = {place: told.pop(place) or "none" for place in ("before", "after") if place in told}
+    return {name: value for name, value in told.items() if value} | steps
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
