@@ -12,6 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 import weft
 from tests.cli.running import W, run
+from weft.engine.record import recipe_text, relocated
+from weft.engine.reproducing import reproduce
+from weft.recipes.schema import Recipe
 
 
 @pytest.fixture
@@ -58,6 +61,79 @@ def test_a_model_card_as_the_hub_expects_it(merged: Path) -> None:
 def test_reproduce(merged: Path) -> None:
     run(merged, "merge", "--reproduce", "out", "-o", "again")
     assert (merged / "again" / "model.safetensors").read_bytes() == (merged / "out" / "model.safetensors").read_bytes()
+
+
+def done_again(folder: Path, recipe: dict) -> None:
+    """Merge, and merge again from what that left behind: `reproduce` compares the bytes."""
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"base": "base", "models": ["a", "b"], **recipe}))
+    weft.merge_to(folder / "recipe.yaml", folder / "done" / "out")
+    reproduce(folder / "done" / "out", folder / "done" / "again")
+
+
+SPARSE = {"method": "ties", "before": {"method": "dare", "drop": 0.7}}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"method": "linear", "rules": [{"match": "head", "use": "base"}]},
+        {"method": "linear", "rules": [{"match": "head", "use": "drop"}]},
+        {**SPARSE, "rules": [{"match": "head", "parameters": {"density": 1.0}}]},
+        {**SPARSE, "rules": [{"match": "head", "before": "none"}]},
+        {**SPARSE, "rules": [{"match": "head", "after": {"method": "svc"}}]},
+        {"method": "ties", "after": "svc", "rules": [{"match": "w", "after": "none", "before": "dare"}]},
+    ],
+    ids=lambda recipe: json.dumps(recipe["rules"]),
+)
+def test_reproduce_follows_the_rules(models: Path, recipe: dict) -> None:
+    done_again(models, recipe)
+
+
+def test_a_step_that_a_rule_leaves_open_is_not_none() -> None:
+    rules = [{"match": "x", "parameters": {"density": 0.5}, **step} for step in ({}, {"before": "none"})]
+    recipes = [Recipe(base="o", models=["a"], rules=[rule], **SPARSE) for rule in rules]
+    again = [Recipe.model_validate(yaml.safe_load(recipe_text(recipe))) for recipe in recipes]
+    steps = [recipe.rules[0].step("before", recipe.before) for recipe in again]
+    assert steps[0]["drop"] == 0.7
+    assert steps[1] is None
+    assert recipe_text(recipes[0]) != recipe_text(recipes[1]), "one is not resumed as the other"
+
+
+MASK = {"method": "dare", "mask": {"a": "files/mask.safetensors"}}
+MOVED = {"a": "../files/mask.safetensors"}
+
+
+@pytest.fixture
+def filed(models: Path) -> Path:
+    for place in ("files", "average", "mass"):
+        (models / place).mkdir()
+        save_file({"w": W % 2, "head": W % 3}, models / place / "mask.safetensors")
+    return models
+
+
+def test_files_of_rules_are_found_from_the_output(filed: Path) -> None:
+    rules = [
+        {"match": "head", "before": MASK},
+        {"match": "w", "method": "fisher", "parameters": {"fisher": MASK["mask"]}},
+    ]
+    recipe = Recipe(method="ties", base="base", models=["a", "b"], before=MASK, rules=rules, folder=filed)
+    there = relocated(recipe, filed / "out")
+    assert there.before == {"method": "dare", "mask": MOVED}
+    assert there.rules[0].before == {"method": "dare", "mask": MOVED}
+    assert there.rules[1].parameters == {"fisher": MOVED}
+    assert there.rules[1].step("before", there.before) == there.before, "it still leaves that open"
+    done_again(filed, {"method": "ties", "rules": rules})
+
+
+@pytest.mark.parametrize(
+    ("method", "word"), [("mats", {"start": "base"}), ("mats", {"start": "average"}), ("ties", {"elect": "mass"})]
+)
+def test_a_word_is_no_path_though_a_folder_has_its_name(filed: Path, method: str, word: dict) -> None:
+    rules = [{"match": "head", "parameters": word}]
+    recipe = Recipe(method=method, base="base", models=["a"], parameters=word, rules=rules, folder=filed)
+    there = relocated(recipe, filed / "out")
+    assert there.base == "../base"
+    assert there.parameters == there.rules[0].parameters == word
 
 
 def test_reproduce_refuses_inputs_that_changed(merged: Path) -> None:

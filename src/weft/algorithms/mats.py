@@ -81,7 +81,7 @@ class Mats(Method):
     )
     weight: PerModel[NonNegative] = parameter(1.0, "factor of each model")
     off_diagonal: Fraction = parameter(1.0, "factor of the Gram matrices off their diagonals")
-    start: Annotated[Any, Tensors()] = parameter(
+    start: Annotated[Any, Tensors(*_STARTS)] = parameter(
         "average", "where the iteration starts: average, base, or a merge (a file of tensors)"
     )
     iterations: Count = parameter(100, "steps at most")

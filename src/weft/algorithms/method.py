@@ -47,7 +47,14 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeVa
 
 
 class Tensors:
-    """Marks a parameter that is itself a set of tensors with the checkpoint's names: a path, or a dict in Python."""
+    """Marks a parameter that is itself a set of tensors with the checkpoint's names: a path, or a dict in Python.
+
+    Args:
+        words: what it may be instead; none of these is a path, whatever lies in the folder.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = frozenset(words)
 
 
 def parameter(default: Any, description: str) -> Any:

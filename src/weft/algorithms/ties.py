@@ -237,7 +237,7 @@ class Ties(Method):
         "model", "trim and count signs over the whole model, or tensor by tensor"
     )
     trim: Trim = parameter("magnitude", "how the threshold is found")
-    elect: Annotated[Any, Tensors()] = parameter(
+    elect: Annotated[Any, Tensors(*ELECTIONS)] = parameter(
         "mass", "how the sign is chosen: mass, frequency, normfrac, normmass, none, or given signs (a file of tensors)"
     )
     combine: Combination = parameter("mean", "how the changes become one")

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from weft.checkpoints.companions import library_of
 from weft.checkpoints.layout import Layout
 from weft.engine.inputs import Inputs
 from weft.errors import InputError
-from weft.recipes.schema import Recipe
+from weft.recipes.schema import Recipe, Rule
 from weft.version import __version__
 
 RECIPE = "weft_recipe.yaml"
@@ -66,13 +66,21 @@ def _pinned(recipe: Recipe, inputs: Inputs) -> Recipe:
 
 def recipe_text(recipe: Recipe) -> str:
     """A recipe as YAML, with every default spelled out and in-memory inputs named as such."""
-    parts = recipe.model_dump(mode="python", exclude={"models"})
+    parts = recipe.model_dump(mode="python", exclude={"models", "rules"})
     models = [
         entry.model_dump(mode="python") | {"name": n} for n, entry in zip(recipe.names, recipe.models, strict=True)
     ]
     parts["parameters"] = _defaults(recipe) | parts["parameters"]
-    ordered = {"method": parts.pop("method"), "base": parts.pop("base"), "models": models, **parts}
+    rules = [_written(rule) for rule in recipe.rules]
+    ordered = {"method": parts.pop("method"), "base": parts.pop("base"), "models": models, **parts, "rules": rules}
     return yaml.safe_dump(_plain(ordered), sort_keys=False, allow_unicode=True)
+
+
+def _written(rule: Rule) -> dict[str, Any]:
+    """A rule with what it says and nothing else: a step that it leaves open is the recipe's, `none` is no step."""
+    told = {name: getattr(rule, name) for name in Rule.model_fields if name in rule.model_fields_set}
+    steps = {place: told.pop(place) or "none" for place in ("before", "after") if place in told}
+    return {name: value for name, value in told.items() if value} | steps
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
@@ -92,39 +100,57 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
 def relocated(recipe: Recipe, target: Path) -> Recipe:
     """The recipe with its relative paths made relative to another folder, so that it can be run from there."""
 
-    def moved(value: Any) -> Any:
+    def moved(value: Any, words: Collection[str] = ()) -> Any:
         if isinstance(value, Mapping) and not any(hasattr(v, "shape") for v in value.values()):
-            return {key: moved(item) for key, item in value.items()}
+            return {key: moved(item, words) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [moved(item) for item in value]
-        local = isinstance(value, (str, os.PathLike)) and not os.path.isabs(value) and (recipe.folder / value).exists()
-        return os.path.relpath(recipe.folder / value, target) if local else value
+            return [moved(item, words) for item in value]
+        local = isinstance(value, (str, os.PathLike)) and not os.path.isabs(value) and value not in words
+        return os.path.relpath(recipe.folder / value, target) if local and (recipe.folder / value).exists() else value
 
-    files = _file_parameters(recipe)
-    entries = [{**dict(entry), **entry.parameters, "path": moved(entry.path)} for entry in recipe.models]
-    files |= {"adapter"}
-    entries = [{key: moved(value) if key in files else value for key, value in entry.items()} for entry in entries]
-    parameters = {key: moved(value) if key in files else value for key, value in recipe.parameters.items()}
-    changes: dict[str, Any] = {"base": moved(recipe.base), "models": entries, "parameters": parameters}
-    for place, step in (("before", recipe.before), ("after", recipe.after)):
-        changes[place] = step and {key: moved(value) if key in files else value for key, value in step.items()}
+    def files_moved(values: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
+        files = _file_parameters(kinds)
+        return {key: moved(value, files[key]) if key in files else value for key, value in values.items()}
+
+    def step_moved(step: dict[str, Any] | None) -> dict[str, Any] | None:
+        return step and files_moved(step, step["method"])
+
+    def rule_moved(rule: Rule) -> Rule:
+        changes: dict[str, Any] = {"parameters": files_moved(rule.parameters, rule.method or recipe.method)}
+        changes |= {"before": step_moved(rule.before), "after": step_moved(rule.after)}
+        said = rule.model_fields_set
+        return rule.model_copy(update={name: value for name, value in changes.items() if name in said})
+
+    used = (recipe.method, *(rule.method for rule in recipe.rules if rule.method))
+    paths = ({"path": moved(entry.path), "adapter": moved(entry.adapter)} for entry in recipe.models)
+    own = (files_moved(entry.parameters, *used) for entry in recipe.models)
+    changes = {
+        "base": moved(recipe.base),
+        "models": [{**dict(e), **o, **p} for e, o, p in zip(recipe.models, own, paths, strict=True)],
+        "parameters": files_moved(recipe.parameters, *used),
+        "before": step_moved(recipe.before),
+        "after": step_moved(recipe.after),
+        "rules": [rule_moved(rule) for rule in recipe.rules],
+    }
     return Recipe.model_validate({**dict(recipe), **changes, "folder": target})
 
 
-def _file_parameters(recipe: Recipe) -> set[str]:
-    """Names of parameters whose values are files of tensors."""
-    used = {recipe.method, *(rule.method for rule in recipe.rules if rule.method)}
-    steps = [recipe.before, recipe.after, *(step for rule in recipe.rules for step in (rule.before, rule.after))]
-    used |= {step["method"] for step in steps if step}
-    fields = [(name, info) for kind in used for name, info in method(kind).model_fields.items()]
-    return {name for name, info in fields if _mentions_tensors(info.annotation) or _mentions_tensors(info.metadata)}
+def _file_parameters(kinds: Iterable[str]) -> dict[str, frozenset[str]]:
+    """The parameters of these methods that are files of tensors, with the words that may stand in a file's place."""
+    found: dict[str, frozenset[str]] = {}
+    for name, info in (field for kind in kinds for field in method(kind).model_fields.items()):
+        for mark in (*_marks(info.annotation), *_marks(info.metadata)):
+            found[name] = found.get(name, frozenset()) | mark.words
+    return found
 
 
-def _mentions_tensors(value: Any) -> bool:
+def _marks(value: Any) -> Iterator[Tensors]:
+    """Every mark of tensors in an annotation, however deep."""
     if isinstance(value, Tensors):
-        return True
+        yield value
+        return
     parts = value if isinstance(value, list) else [*getattr(value, "__metadata__", ()), *getattr(value, "__args__", ())]
-    return any(_mentions_tensors(part) for part in parts)
+    yield from (mark for part in parts for mark in _marks(part))
 
 
 def _plain(value: Any) -> Any:
