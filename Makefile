@@ -41,6 +41,7 @@ check: $(READY) ## style, types, layers
 
 bench: $(READY) ## speed and memory, as ratios to a floor measured in the same run; QUICK=1 for a look
 	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/fisher.py $(if $(QUICK),--quick,--page docs/fisher.md)
 
 peers: $(READY) $(PEERS)/.ready ## the same merges by mergekit and by a plain torch loop; takes minutes
 	$(BIN)/python benchmarks/bench.py --peers $(PEERS)/bin/mergekit-yaml $(if $(QUICK),--quick)

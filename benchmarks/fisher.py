@@ -1,11 +1,11 @@
 """Diagonal Fisher information against a plain forward and backward pass over the same batches, in one process.
 
-    python benchmarks/fisher.py [--rounds 5] [--output runs/fisher.json] [--quick]
+    python benchmarks/fisher.py [--rounds 5] [--page docs/fisher.md] [--quick]
 
-Prints, for each model and batch, how many times as long as the plain pass the estimate takes (for `exact`, in all and
-for each class), and how many times as long a loop over single examples takes as the estimate. Runs take turns; figures
-are medians of the process's CPU time, which other programs on the machine disturb less than the clock, and of the
-clock.
+Prints, and with a page writes to a JSON file beside it and between its markers, for each model and batch: how many times
+as long as the plain pass the estimate takes (for `exact`, in all and for each class), and how many times as long a loop
+over single examples takes as the estimate. Runs take turns; figures are medians of the process's CPU time, which other
+programs on the machine disturb less than the clock, and of the clock.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from weft.statistics.labels import Labels
 from weft.statistics.likelihoods import CausalLM, EncoderWithHead, Likelihood
 
 CLASSES = 3
+BEGIN, END = "<!-- figures: estimates -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def turns(works: tuple[Callable[[], None], ...], rounds: int) -> list[list[tuple
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--rounds", type=int, default=5)
-    asked.add_argument("--output", type=Path, default=Path("runs/fisher.json"))
+    asked.add_argument("--page", type=Path, help="a page that holds the markers; by default nothing is written")
     asked.add_argument("--quick", action="store_true", help="one round, small batches")
     options = asked.parse_args()
     torch.manual_seed(0)
@@ -137,9 +138,22 @@ def main() -> None:
                 figure = measured(subject, examples, tokens, labels, 1 if options.quick else options.rounds)
                 figures.append(figure)
                 print(told(figure), flush=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    options.output.write_text(json.dumps({**about, "figures": [asdict(f) for f in figures]}, indent=1) + "\n")
+    if options.page:
+        about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        kept = json.dumps({**about, "figures": [asdict(f) for f in figures]}, indent=1)
+        options.page.with_suffix(".json").write_text(kept + "\n")
+        before, _, rest = options.page.read_text("utf-8").partition(BEGIN)
+        options.page.write_text(f"{before}{BEGIN}\n{table(figures)}\n{END}{rest.partition(END)[2]}", "utf-8")
+
+
+def table(figures: list[Figure]) -> str:
+    """For the page."""
+    rows = [
+        f"| {f.subject} | {f.examples} x {f.tokens} | {f.labels} | {f.cpu:.2f} | {f.cpu / f.passes:.2f} | {f.loop:.1f} |"
+        for f in figures
+    ]
+    head = "| model | examples x tokens | labels | x a plain pass | for each class | single examples, x as long |"
+    return "\n".join((head, "| --- | --- | --- | ---: | ---: | ---: |", *rows))
 
 
 def told(figure: Figure) -> str:
