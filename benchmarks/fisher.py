@@ -2,10 +2,10 @@
 
     python benchmarks/fisher.py [--rounds 5] [--page docs/fisher.md] [--quick]
 
-Prints, and with a page writes to a JSON file beside it and between its markers, for each model and batch: how many times
-as long as the plain pass the estimate takes (for `exact`, in all and for each class), and how many times as long a loop
-over single examples takes as the estimate. Runs take turns; figures are medians of the process's CPU time, which other
-programs on the machine disturb less than the clock, and of the clock.
+Prints, and with a page writes to a JSON file beside it and between its markers, for each model and batch: how many
+times as long as the plain pass the estimate takes (for `exact`, in all and for each class), and how many times as long
+a loop over single examples takes as the estimate. Runs take turns; figures are medians of the process's CPU time, which
+other programs on the machine disturb less than the clock, and of the clock.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def main() -> None:
 def table(figures: list[Figure]) -> str:
     """For the page."""
     rows = [
-        f"| {f.subject} | {f.examples} x {f.tokens} | {f.labels} | {f.cpu:.2f} | {f.cpu / f.passes:.2f} | {f.loop:.1f} |"
+        f"| {f.subject} | {f.examples} x {f.tokens} | {f.labels} "
+        f"| {f.cpu:.2f} | {f.cpu / f.passes:.2f} | {f.loop:.1f} |"
         for f in figures
     ]
     head = "| model | examples x tokens | labels | x a plain pass | for each class | single examples, x as long |"
