@@ -12,8 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 import weft
 from tests.cli.running import W, run
+from weft.algorithms.svc import Svc
 from weft.engine.record import recipe_text, relocated
 from weft.engine.reproducing import reproduce
+from weft.errors import InputError
 from weft.recipes.schema import Recipe
 
 
@@ -42,7 +44,7 @@ def test_the_recorded_recipe_runs_from_where_it_lies(merged: Path) -> None:
 def test_the_lock_file_tells_inputs_and_outputs_apart(merged: Path) -> None:
     lock = json.loads((merged / "out" / "weft.lock.json").read_text())
     assert lock["weft"] == weft.__version__
-    assert set(lock["inputs"]) == {"model 'a'", "model 'b'"}
+    assert set(lock["inputs"]) == {"model 'a'", "model 'b'", "fisher of model 'b'"}
     assert lock["inputs"]["model 'a'"]["tensors"] == 2
     file = merged / "out" / "model.safetensors"
     assert lock["outputs"]["model.safetensors"]["size"] == file.stat().st_size
@@ -139,6 +141,34 @@ def test_a_word_is_no_path_though_a_folder_has_its_name(filed: Path, method: str
 def test_reproduce_refuses_inputs_that_changed(merged: Path) -> None:
     save_file({"w": W, "head": W, "new": W}, merged / "a" / "model.safetensors")
     assert "model 'a' is not what it was" in run(merged, "merge", "--reproduce", "out", "-o", "again", code=2).stderr
+
+
+def test_reproduce_refuses_files_beside_the_models_that_changed(merged: Path) -> None:
+    save_file({"w": W**2, "head": W**2, "new": W}, merged / "f.safetensors")
+    with pytest.raises(InputError, match="fisher of model 'b' is not what it was"):
+        reproduce(merged / "out", merged / "again")
+    assert not (merged / "again").exists()
+
+
+def test_two_files_of_one_name_are_told_apart(filed: Path) -> None:
+    save_file({"w": W, "head": W, "more": W}, filed / "other.safetensors")
+    masks = [{"method": "dare", "mask": {"a": name}} for name in ("files/mask.safetensors", "other.safetensors")]
+    rules = [{"match": "head", "before": masks[1]}, {"match": "w", "before": masks[0]}]
+    done_again(filed, {"method": "ties", "before": masks[0], "rules": rules})
+    lock = json.loads((filed / "done" / "out" / "weft.lock.json").read_text())
+    told = {label: entry["tensors"] for label, entry in lock["inputs"].items() if label.startswith("mask")}
+    assert told == {"mask of model 'a'": 2, "mask of model 'a' (2)": 3}
+
+
+def test_the_defaults_of_every_step_are_written_down() -> None:
+    rules = [{"match": "x", "before": "della"}, {"match": "y", "method": "slerp"}]
+    recipe = Recipe(method="ties", base="o", models=["a", "b"], before=SPARSE["before"], after="svc", rules=rules)
+    told = yaml.safe_load(recipe_text(recipe))
+    assert told["before"] == {"method": "dare", "drop": 0.7, "rescale": True, "select": "random", "seed": 0}
+    assert told["after"].keys() - {"method"} == {n for n, i in Svc.chained_fields().items() if i.default is not None}
+    assert told["rules"][0]["before"].keys() > {"method", "seed"}
+    assert told["parameters"]["t"] == 0.5, "of slerp, which a rule names"
+    assert recipe_text(Recipe.model_validate(told)) == recipe_text(recipe)
 
 
 def test_reproduce_tells_when_the_result_differs(merged: Path) -> None:

@@ -102,6 +102,10 @@ class Inputs:
         """Those opened so far."""
         return [checkpoint for _, checkpoint in self._auxiliary.values()]
 
+    def beside(self) -> Iterator[tuple[str, Checkpoint]]:
+        """The same, each with what to call it."""
+        return ((label, checkpoint) for (_, label), (_, checkpoint) in self._auxiliary.items())
+
     @property
     def download_bytes(self) -> int:
         """Bytes on the Hub that a merge would have to download first; each repository counts once."""

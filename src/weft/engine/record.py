@@ -8,13 +8,16 @@ import json
 import os
 import platform
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from weft.algorithms.correction import Correction
 from weft.algorithms.method import Tensors
 from weft.algorithms.registry import method
+from weft.algorithms.sparsifier import Sparsifier
 from weft.checkpoints.companions import library_of
 from weft.checkpoints.layout import Layout
 from weft.engine.inputs import Inputs
@@ -71,6 +74,7 @@ def recipe_text(recipe: Recipe) -> str:
         entry.model_dump(mode="python") | {"name": n} for n, entry in zip(recipe.names, recipe.models, strict=True)
     ]
     parts["parameters"] = _defaults(recipe) | parts["parameters"]
+    parts |= {"before": _completed(recipe.before), "after": _completed(recipe.after)}
     rules = [_written(rule) for rule in recipe.rules]
     ordered = {"method": parts.pop("method"), "base": parts.pop("base"), "models": models, **parts, "rules": rules}
     return yaml.safe_dump(_plain(ordered), sort_keys=False, allow_unicode=True)
@@ -79,18 +83,28 @@ def recipe_text(recipe: Recipe) -> str:
 def _written(rule: Rule) -> dict[str, Any]:
     """A rule with what it says and nothing else: a step that it leaves open is the recipe's, `none` is no step."""
     told = {name: getattr(rule, name) for name in Rule.model_fields if name in rule.model_fields_set}
-    steps = {place: told.pop(place) or "none" for place in ("before", "after") if place in told}
+    steps = {place: _completed(told.pop(place)) or "none" for place in ("before", "after") if place in told}
     return {name: value for name, value in told.items() if value} | steps
 
 
-def _defaults(recipe: Recipe) -> dict[str, Any]:
-    """Defaults of the method, so that the record keeps its meaning when they change.
+def _completed(step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A step before or after the method, with its defaults beside what was written."""
+    if step is None:
+        return None
+    kind = method(step["method"])
+    fields = kind.chained_fields() if issubclass(kind, (Sparsifier, Correction)) else {}
+    defaults = {name: info.default for name, info in fields.items() if info.default is not None}
+    return {"method": kind.name} | defaults | step
 
-    One that another method of the recipe has too, with another default, is left out: it would hold for both.
+
+def _defaults(recipe: Recipe) -> dict[str, Any]:
+    """Defaults of the methods, so that the record keeps its meaning when they change.
+
+    One that two methods of the recipe have, each with its own default, is left out: it would hold for both.
     """
     kinds = [method(name) for name in dict.fromkeys([recipe.method, *(r.method for r in recipe.rules if r.method)])]
     found = {}
-    for name, info in kinds[0].model_fields.items():
+    for name, info in (field for kind in kinds for field in kind.model_fields.items()):
         defaults = [kind.model_fields[name].default for kind in kinds if name in kind.model_fields]
         if info.default is not None and all(default == info.default for default in defaults):
             found[name] = info.default
@@ -176,9 +190,15 @@ def _lock(folder: Path, inputs: Inputs, layout: Layout, environment: Mapping[str
 
 
 def fingerprints(inputs: Inputs) -> dict[str, dict[str, Any]]:
-    """What tells these checkpoints from others, by the names that messages give them."""
-    beside = ((checkpoint.label, checkpoint) for checkpoint in inputs.auxiliaries() if checkpoint.path is None)
-    told = {label: dict(checkpoint.fingerprint) for label, checkpoint in (*inputs.all(), *beside)}
+    """What tells these checkpoints from others, by the names that messages give them.
+
+    Those beside the models are told of once they are opened, as a plan does; several of one name are numbered.
+    """
+    told: dict[str, dict[str, Any]] = {label: dict(checkpoint.fingerprint) for label, checkpoint in inputs.all()}
+    for label, checkpoint in inputs.beside():
+        known = dict(checkpoint.fingerprint)
+        names = chain([label], (f"{label} ({k})" for k in count(2)))
+        told.setdefault(next(name for name in names if told.get(name, known) == known), known)
     for label, fetched in inputs.fetched.items():
         told.setdefault(label, {})
         told[label] |= {"hub": fetched.name, "commit": fetched.commit}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import filecmp
 import os
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from weft.checkpoints.opening import expanded
 from weft.checkpoints.plain_files import read_json
 from weft.engine.inputs import open_inputs
 from weft.engine.merging import Report, merge_to
+from weft.engine.planning import make_plan
 from weft.engine.progress import Progress
 from weft.engine.record import LOCK, RECIPE, content_hash, fingerprints
 from weft.errors import InputError, MergeError, Problem
@@ -63,12 +66,13 @@ def _lock_of(folder: Path) -> dict[str, Any]:
 
 
 def _check_inputs(recipe: Recipe, lock: dict[str, Any]) -> None:
-    inputs = open_inputs(recipe)
-    try:
-        now = fingerprints(inputs)
-    finally:
-        inputs.close()
-    then = lock["inputs"]
+    with closing(open_inputs(recipe)) as inputs:
+        _compare(fingerprints(inputs), lock["inputs"])
+        make_plan(recipe, inputs)  # which opens what stands beside the models
+        _compare(fingerprints(inputs), lock["inputs"])
+
+
+def _compare(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
     changed = [label for label, told in now.items() if label in then and told != then[label]]
     if changed:
         remedy = "get the inputs back as they were, or merge anew from the recipe"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from weft.algorithms.correction import Correction
 from weft.algorithms.method import Method
 from weft.algorithms.registry import usable
+from weft.algorithms.sparsifier import Sparsifier
 from weft.recipes.schema import Recipe
 
 
@@ -28,12 +30,30 @@ def recipe_schema() -> dict[str, Any]:
     rule["properties"]["parameters"] = schema["properties"]["parameters"]
     rule["properties"]["method"] = {"enum": list(kinds), "description": "merge these tensors by another method"}
     rule["properties"]["match"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    for place, family in (("before", Sparsifier), ("after", Correction)):
+        schema["$defs"][place] = _step(kind for kind in kinds.values() if issubclass(kind, family))
+        schema["properties"][place] = rule["properties"][place] = {"$ref": f"#/$defs/{place}"}
     model["properties"] |= _parameters(kinds, per_model_only=True)
     model["additionalProperties"] = False
     schema["properties"]["models"]["minItems"] = 1
     schema["properties"]["models"]["items"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/ModelEntry"}]}
     schema["$defs"]["Output"]["properties"]["shard_size"] = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
     return schema
+
+
+def _step(kinds: Iterable[type[Sparsifier | Correction]]) -> dict[str, Any]:
+    """A step before or after the method: its name, a map of that and its parameters, or `none`."""
+    steps = {kind.name: {name: _one(kind, name, single=False) for name in kind.chained_fields()} for kind in kinds}
+    maps = [
+        {
+            "type": "object",
+            "properties": {"method": {"const": name}, **parameters},
+            "required": ["method"],
+            "additionalProperties": False,
+        }
+        for name, parameters in steps.items()
+    ]
+    return {"anyOf": [{"enum": [*steps, "none", None]}, *maps]}
 
 
 def _parameters(kinds: Mapping[str, type[Method]], per_model_only: bool) -> dict[str, Any]:
