@@ -79,7 +79,8 @@ def test_some_calls_fail(folder: Path, variant: str) -> None:
     strikes = struck(folder, scenario="ties", variant=variant, **sampled(FAULTS, 12))
     assert strikes
     for strike in strikes:
-        assert "No space left" in strike["struck"] or "Input/output error" in strike["struck"], strike
+        told = "No space left" in strike["struck"] or "Input/output error" in strike["struck"]
+        assert told or strike["whole"], strike  # what fails in tidying up, when all is in its place, is no error
         check(strike)
 
 
