@@ -1,7 +1,7 @@
 """A donor task's network merged into a target task's that has few labels: intermediate-task transfer without training.
 
-For each seed: a reader of upright digits is fine-tuned on the donor task, tilted digits, of which there are many, and on
-the target task, digits tilted and covered, of which there are 60. The donor is merged into the target with weights
+For each seed: a reader of upright digits is fine-tuned on the donor task, tilted digits, of which there are many, and
+on the target task, digits tilted and covered, of which there are 60. The donor is merged into the target with weights
 (1 - w, w), isotropically and by Fisher information; the head is the target's, as in the paper, by a rule of the recipe.
 w is chosen on 200 more training digits, then tested. Beside that, what merging wants to save: fine-tuning
 the donor itself on the target task, one after the other.
