@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import TypeVar
 
 from weft.algorithms import plugins
 from weft.algorithms.apl import Apl
@@ -37,6 +38,8 @@ from weft.algorithms.ties import Ties
 from weft.algorithms.tsv import Tsv
 from weft.algorithms.wudi import Wudi
 from weft.errors import InputError, Problem, nearest
+
+S = TypeVar("S", Sparsifier, Correction)
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
     {
@@ -124,12 +127,7 @@ def sparsifier(name: str) -> type[Sparsifier]:
     Raises:
         InputError: if there is none of this name, or it merges instead.
     """
-    kind = method(name) if name in methods() else None
-    if kind is not None and issubclass(kind, Sparsifier):
-        return kind
-    known = [other.name for other in METHODS.values() if issubclass(other, Sparsifier)]
-    what = f"before: {name} merges models" if kind else f"before: there is no sparsifier {name!r}"
-    raise InputError(what, nearest(name.lower(), known) or f"before a method may come {', '.join(known)}")
+    return _step(name, Sparsifier, "before", "sparsifier")  # type: ignore[type-abstract]  # asked about, never made
 
 
 def correction(name: str) -> type[Correction]:
@@ -138,9 +136,13 @@ def correction(name: str) -> type[Correction]:
     Raises:
         InputError: if there is none of this name, or it merges instead.
     """
+    return _step(name, Correction, "after", "correction")  # type: ignore[type-abstract]  # asked about, never made
+
+
+def _step(name: str, role: type[S], place: str, called: str) -> type[S]:
     kind = method(name) if name in methods() else None
-    if kind is not None and issubclass(kind, Correction):
+    if kind is not None and issubclass(kind, role):
         return kind
-    known = [other.name for other in METHODS.values() if issubclass(other, Correction)]
-    what = f"after: {name} merges models" if kind else f"after: there is no correction {name!r}"
-    raise InputError(what, nearest(name.lower(), known) or f"after a method may come {', '.join(known)}")
+    known = [other.name for other in METHODS.values() if issubclass(other, role)]
+    what = f"{place}: {name} merges models" if kind else f"{place}: there is no {called} {name!r}"
+    raise InputError(what, nearest(name.lower(), known) or f"{place} a method may come {', '.join(known)}")

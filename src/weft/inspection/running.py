@@ -122,7 +122,7 @@ def load(path: Path, *tokenizers: Path, device: str = "cpu", tensors: Mapping[st
         CannotRunError: if transformers cannot load it.
     """
     transformers = _transformers()
-    with _quiet(transformers):
+    with quiet(transformers):
         try:
             config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
             place = {"config": config, "state_dict": dict(tensors)} if tensors is not None else {}
@@ -149,7 +149,7 @@ def continued(loaded: Loaded, prompt: str) -> Continuation:
     if not loaded.model.can_generate():
         raise OtherKindError(f"{type(loaded.model).__name__} does not write text")
     inputs = _encoded(loaded, prompt)
-    with torch.inference_mode(), _quiet(_transformers()):
+    with torch.inference_mode(), quiet(_transformers()):
         try:
             made = loaded.model.generate(
                 **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1,
@@ -173,7 +173,7 @@ def loss(loaded: Loaded, texts: Sequence[Text]) -> float:
     """
     torch = import_module("torch")
     total, count = 0.0, 0
-    with torch.inference_mode(), _quiet(_transformers()):
+    with torch.inference_mode(), quiet(_transformers()):
         for text in texts:
             inputs, labels = _scored(loaded, text)
             try:
@@ -246,7 +246,7 @@ def _transformers() -> Any:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Without bars and reports of the library's own; what matters in them, we tell."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +16,7 @@ from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.hub import fetch, is_hub_id
 from weft.checkpoints.opening import expanded, open_checkpoint, open_path
 from weft.errors import InputError, listed, nearest
+from weft.inspection.running import quiet
 from weft.statistics.naming import Naming, trace
 from weft.statistics.tensors import read_tensor
 
@@ -332,18 +332,3 @@ def _cannot(path: Path, error: Exception, what: str = "") -> InputError:
     lines = str(error).strip().splitlines() or [""]
     told = f"{path}: transformers cannot load{what or ' it'}: {type(error).__name__}: {lines[0]}"
     return InputError(told, "check config.json and the tokenizer's files, or choose another --task")
-
-
-@contextmanager
-def quiet(transformers: Any) -> Iterator[None]:
-    """Without bars and reports of the library's own; what matters in them, we tell."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity(log.CRITICAL)
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
