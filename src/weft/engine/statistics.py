@@ -39,11 +39,11 @@ from weft.kernels.element import Scalar
 from weft.kernels.folds import BLOCK, block_products, block_sums
 from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tables
 
-_SAMPLED = 1 << 20
+_SAMPLED = 1 << 17
 """Parameters from which on a sample is taken before a search."""
 
-_STRETCH, _SAMPLE_OF, _LEAST_SAMPLE, _LARGEST_SAMPLE = 8192, 32, 1 << 16, 1 << 22
-"""A sample is taken in stretches, and is one of so many parameters, but for small and large ones of all models."""
+_STRETCH, _LEAST_SAMPLE = 512, 1 << 14
+"""A sample is taken in stretches: enough of them to tell how much they differ."""
 
 Slot = int | None
 """Which model a number belongs to; None: to all together."""
@@ -462,7 +462,7 @@ class _Pass:
 
     def _learn(self, selections: Mapping[Slot, Selection]) -> None:
         """Let the searches begin where a sample says that the answers are."""
-        pieces = list(_sampled(self._scope, len(selections)))
+        pieces = list(_sampled(self._scope))
         if not pieces:
             return
         compute = self._compute(self._scope.works[0])
@@ -533,9 +533,13 @@ class _Pass:
         return (value,)
 
 
-def _sampled(scope: Scope, slots: int) -> Iterator[Tile[Work]]:
-    """Stretches of a scope's tensors, at even distances, that stand for the whole."""
-    wanted = min(max(scope.count // _SAMPLE_OF, _LEAST_SAMPLE), _LARGEST_SAMPLE // slots) // _STRETCH
+def _sampled(scope: Scope) -> Iterator[Tile[Work]]:
+    """Stretches of a scope's tensors, at even distances, that stand for the whole.
+
+    The wider the bracket that n of N parameters give, the more keys lie in it: about N / sqrt(n). To look at those costs
+    as much as to sort the sample where n is in proportion to N^(2/3).
+    """
+    wanted = max(int((2.0 * scope.count) ** (2 / 3)), _LEAST_SAMPLE) // _STRETCH
     distance = max(scope.count // wanted, _STRETCH)
     place = 0
     for work in scope.works:

@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 Tables = dict[Any, Array]
 """What a worker counted, for each part of the range that is still searched."""
 
-_CAUTION = 5.0
+_CAUTION = 3.0
 """Standard errors of a sample by which a bracket is wider than the place where the answer seems to be."""
 
 
