@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from weft.kernels import elementary
+from weft.kernels import exponentials
 from weft.kernels.compiler import Input, Loop, compiled, source_of
 from weft.kernels.dtypes import FLOAT32, FLOAT64
 from weft.kernels.element import element
@@ -22,7 +22,7 @@ RANGES = {"float32": (1e-30, 1e-6, 1.0, 10.0, 85.0), "float64": (1e-200, 1e-6, 1
 
 def through(name: str, x: np.ndarray) -> np.ndarray:
     """What compiled code makes of an array."""
-    function = getattr(elementary, f"{name}_{x.dtype.name}")
+    function = getattr(exponentials, f"{name}_{x.dtype.name}")
 
     @njit(error_model="numpy")
     def loop(given: Any, out: Any) -> None:

@@ -39,7 +39,7 @@ def _found(folder: Path) -> dict[str, Any]:
     from weft.cli.reporting import size_text
     from weft.engine.forecast import measured_rate
     from weft.engine.settings import Settings
-    from weft.kernels.compiler import cache_folder, kernels_cached
+    from weft.kernels.cache import cache_folder, kernels_cached
 
     written, read = _disk_rates(folder)
     rate = measured_rate()

@@ -22,7 +22,7 @@ from weft.engine.statistics import Scope, numbers, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
 from weft.engine.whole import Allowance, is_whole, one_thread_each
 from weft.engine.work import Copied, Work
-from weft.kernels.compiler import kernels_cached
+from weft.kernels.cache import kernels_cached
 from weft.kernels.dtypes import FLOAT64
 
 _LARGE = 64

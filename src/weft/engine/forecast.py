@@ -14,7 +14,7 @@ from weft.engine.cost import bytes_to_move, bytes_to_read, passes
 from weft.engine.planning import Plan
 from weft.engine.settings import Settings, budget
 from weft.engine.work import Copied, Work
-from weft.kernels.compiler import cache_folder
+from weft.kernels.cache import cache_folder
 from weft.kernels.dtypes import FLOAT32
 
 INTERPRETER = 200 * 10**6

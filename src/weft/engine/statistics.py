@@ -536,8 +536,8 @@ class _Pass:
 def _sampled(scope: Scope) -> Iterator[Tile[Work]]:
     """Stretches of a scope's tensors, at even distances, that stand for the whole.
 
-    The wider the bracket that n of N parameters give, the more keys lie in it: about N / sqrt(n). To look at those costs
-    as much as to sort the sample where n is in proportion to N^(2/3).
+    The fewer n of N parameters are looked at, the more keys lie in the bracket that they give: about N / sqrt(n). To go
+    through those costs as much as to sort the sample where n is in proportion to N^(2/3).
     """
     wanted = max(int((2.0 * scope.count) ** (2 / 3)), _LEAST_SAMPLE) // _STRETCH
     distance = max(scope.count // wanted, _STRETCH)

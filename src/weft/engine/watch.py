@@ -19,11 +19,11 @@ from weft.kernels.folds import largest_exponent
 
 OnNonfinite = Literal["error", "warn", "ignore"]
 
-_MASKS: dict[DType, tuple[np.dtype[Any], Any]] = {
-    BFLOAT16: (np.dtype(np.uint16), np.uint16(0x7F80)),
-    FLOAT16: (np.dtype(np.uint16), np.uint16(0x7C00)),
-    FLOAT32: (np.dtype(np.uint32), np.uint32(0x7F800000)),
-    FLOAT64: (np.dtype(np.uint64), np.uint64(0x7FF0000000000000)),
+_MASKS: dict[DType, tuple[np.dtype[Any], int]] = {
+    BFLOAT16: (np.dtype(np.uint16), 0x7F80),
+    FLOAT16: (np.dtype(np.uint16), 0x7C00),
+    FLOAT32: (np.dtype(np.uint32), 0x7F800000),
+    FLOAT64: (np.dtype(np.uint64), 0x7FF0000000000000),
 }
 """For each format the unsigned integers of its width, and the bits of its exponent: all set, it is not finite."""
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import numpy as np
-from numba import njit
 
 from weft.checkpoints.checkpoint import Array
 from weft.kernels.compiler import Input, Loop, compiled
 from weft.kernels.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType, compute_dtype
 from weft.kernels.element import element
 from weft.kernels.float8 import table
+from weft.kernels.native import native
 
 CHUNK = 1 << 16
 """Elements that are looked at together; their squares stay in the second-level cache."""
@@ -25,27 +25,26 @@ _MAGNITUDE = {2: 0x7FFF, 4: 0x7FFFFFFF, 8: 0x7FFFFFFFFFFFFFFF}
 _INFINITY = {BFLOAT16: 0x7F80, FLOAT16: 0x7C00, FLOAT32: 0x7F800000, FLOAT64: 0x7FF0000000000000}
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def _spread_and_peak(bits, magnitude):
-    """In which bits the numbers differ from the first, and the largest of the bits without the sign.
+@native
+def _spread_and_peak(bits, magnitude, found):
+    """Find in which bits the numbers differ from the first, and the largest of the bits without the sign.
 
     Magnitudes of floats order as their bits do, infinity above all numbers and NaN above infinity.
     """
-    first = bits[0]
+    first, own = bits[0], bits.dtype.type(magnitude)
     spread = bits.dtype.type(0)
     peak = bits.dtype.type(0)
     for i in range(len(bits)):
-        size = bits[i] & magnitude
+        size = bits[i] & own
         if size > peak:
             peak = size
         spread = spread | (bits[i] ^ first)
-    return spread, peak
+    found[0], found[1] = spread, peak
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def _counted(codes):
+@native
+def _count(codes, counts):
     """How often each byte occurs; in four tables, so that equal neighbours do not wait for one another."""
-    counts = np.zeros((4, 256), np.int64)
     whole = len(codes) // 4
     for i in range(whole):
         four = codes[4 * i : 4 * i + 4]
@@ -55,7 +54,6 @@ def _counted(codes):
         counts[3, four[3]] += 1
     for code in codes[4 * whole :]:
         counts[0, code] += 1
-    return counts.sum(axis=0)
 
 
 @element
@@ -174,7 +172,7 @@ class _Floats:
         compute = compute_dtype([dtype])
         self._dtype = dtype
         self._bits = np.dtype(f"uint{8 * dtype.itemsize}")
-        self._magnitude = self._bits.type(_MAGNITUDE[dtype.itemsize])
+        self._magnitude = _MAGNITUDE[dtype.itemsize]
         self._infinity = _INFINITY[dtype]
         self._values = np.zeros(0, compute.storage)
         self._compute = compute.storage
@@ -182,7 +180,9 @@ class _Floats:
 
     def __call__(self, stored: Array, start: int, scratch: Array) -> Numbers:
         bits = stored.view(self._bits)
-        spread, peak = (int(number) for number in _spread_and_peak(bits, self._magnitude))
+        found = np.empty(2, bits.dtype)
+        _spread_and_peak(bits, self._magnitude, found)
+        spread, peak = found.tolist()
         if peak >= self._infinity:
             return _plainly(self._decoded(stored), start)
         out = scratch.view(self._compute)[: len(stored)]
@@ -227,7 +227,9 @@ def _plainly(values: Array, start: int) -> Numbers:
 def _codes(values: Array, stored: Array, start: int, scratch: Array) -> Numbers:
     """Formats of one byte: how often each of the 256 codes occurs tells everything."""
     codes = stored.view(np.uint8)
-    counts = _counted(codes)
+    table = np.zeros((4, 256), np.int64)
+    _count(codes, table)
+    counts = table.sum(axis=0)
     finite = np.isfinite(values)
     seen = values[finite & (counts > 0)]
     bad = not finite[counts > 0].all()

@@ -13,10 +13,11 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from weft.kernels.native import Inline
 
 
-@njit(forceinline=True)
+@Inline
 def _mixed(x):
     x = np.uint32(x ^ (x >> np.uint32(16)))
     x = np.uint32(x * np.uint32(0x21F0AAAD))
@@ -25,7 +26,7 @@ def _mixed(x):
     return np.uint32(x ^ (x >> np.uint32(15)))
 
 
-@njit(forceinline=True)
+@Inline
 def uniform(low, high, index):
     """A number of [0, 1), a multiple of 2^-24.
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
 
 import numpy as np
-from numba import njit
 
 from weft.kernels.dtypes import DType
-
-Array = np.ndarray[Any, Any]
+from weft.kernels.native import Array, native
 
 
 def _numbers(exponent: int, fraction: int, bias: int) -> Array:
@@ -86,7 +83,7 @@ def table(dtype: DType) -> Array:
     return values
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@native
 def _decode_row(out, codes, low, scales, block, numbers):
     """A part of one row, from column `low`; `scales` are the whole row's, one for each `block` columns."""
     if block == 1:
@@ -102,8 +99,16 @@ def _decode_row(out, codes, low, scales, block, numbers):
             part[j] = numbers[coded[j]] * scale
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def decode_blocks(out, codes, start, matrix, block, scales, first, numbers):
+def decode_blocks(
+    out: Array,
+    codes: Array,
+    start: int,
+    matrix: tuple[int, int],
+    block: tuple[int, int],
+    scales: Array,
+    first: int,
+    numbers: Array,
+) -> None:
     """Decode a range of a stack of matrices, whose blocks have one scale each.
 
     Args:
@@ -117,12 +122,16 @@ def decode_blocks(out, codes, start, matrix, block, scales, first, numbers):
         first: which row of the scales `scales` begins with.
         numbers: what the codes stand for, float32, shape [256].
     """
-    rows, columns = matrix
-    in_matrix = (rows - 1) // block[0] + 1
+    _decode_blocks(out, codes, start, *matrix, *block, scales, first, numbers)
+
+
+@native
+def _decode_blocks(out, codes, start, rows, columns, height, width, scales, first, numbers):
+    in_matrix = (rows - 1) // height + 1
     if len(out) == 0:
         return
     for row in range(start // columns, (start + len(out) - 1) // columns + 1):
         origin = row * columns - start
         low, high = max(0, -origin), min(columns, len(out) - origin)
-        own = scales[row // rows * in_matrix + row % rows // block[0] - first]
-        _decode_row(out[origin + low : origin + high], codes[origin + low : origin + high], low, own, block[1], numbers)
+        own = scales[row // rows * in_matrix + row % rows // height - first]
+        _decode_row(out[origin + low : origin + high], codes[origin + low : origin + high], low, own, width, numbers)

@@ -9,7 +9,8 @@ blocks, in a fixed order inside a block, and the blocks' sums are added exactly;
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from weft.kernels.native import Array, native
 
 BLOCK = 16384
 """Elements of a canonical block. Tiles begin on a multiple of it."""
@@ -20,11 +21,8 @@ BINS = 1 << DIGITS
 COUNTS, LOWEST, HIGHEST = 0, 1, 2
 """Rows of a table of `count_between`."""
 
-_COMPILED = {"nogil": True, "error_model": "numpy", "cache": True}
 
-
-@njit(**_COMPILED)
-def block_sums(values):
+def block_sums(values: Array) -> Array:
     """The float64 sum of each canonical block of a tile.
 
     Args:
@@ -33,9 +31,15 @@ def block_sums(values):
     Returns:
         float64, shape [ceil(n / BLOCK)]. Eight interleaved partial sums are kept and added in a fixed order.
     """
-    blocks = (len(values) + BLOCK - 1) // BLOCK
-    sums = np.zeros(blocks, np.float64)
-    for b in range(blocks):
+    sums = np.empty(-(-len(values) // BLOCK), np.float64)
+    sum_blocks(values, sums)
+    return sums
+
+
+@native
+def sum_blocks(values, sums):
+    """The same, into an array."""
+    for b in range(len(sums)):
         part = values[b * BLOCK : min((b + 1) * BLOCK, len(values))]
         whole = len(part) // LANES
         a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = 0.0
@@ -53,11 +57,9 @@ def block_sums(values):
         for i in range(whole * LANES, len(part)):
             rest += np.float64(part[i])
         sums[b] = (((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7))) + rest
-    return sums
 
 
-@njit(**_COMPILED)
-def block_products(one, other):
+def block_products(one: Array, other: Array) -> Array:
     """The float64 inner product of each canonical block of two tiles.
 
     Args:
@@ -67,14 +69,19 @@ def block_products(one, other):
     Returns:
         float64, shape [ceil(n / BLOCK)]. Eight interleaved partial sums are kept and added in a fixed order.
     """
-    blocks = (len(one) + BLOCK - 1) // BLOCK
-    sums = np.zeros(blocks, np.float64)
-    lanes = np.zeros(LANES, np.float64)
-    for b in range(blocks):
+    sums = np.empty(-(-len(one) // BLOCK), np.float64)
+    _sum_products(one, other, sums, np.empty(LANES, np.float64))
+    return sums
+
+
+@native
+def _sum_products(one, other, sums, lanes):
+    for b in range(len(sums)):
         left = one[b * BLOCK : min((b + 1) * BLOCK, len(one))]
         right = other[b * BLOCK : min((b + 1) * BLOCK, len(one))]
         whole = len(left) // LANES
-        lanes[:] = 0.0
+        for lane in range(LANES):
+            lanes[lane] = 0.0
         for i in range(whole):
             for lane in range(LANES):
                 lanes[lane] += np.float64(left[i * LANES + lane]) * np.float64(right[i * LANES + lane])
@@ -83,11 +90,9 @@ def block_products(one, other):
             rest += np.float64(left[i]) * np.float64(right[i])
         first = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
         sums[b] = (first + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))) + rest
-    return sums
 
 
-@njit(**_COMPILED)
-def sums_of_each(values, stops):
+def sums_of_each(values: Array, stops: Array) -> tuple[Array, Array]:
     """The block sums of several tensors that lie one after the other.
 
     Args:
@@ -97,61 +102,64 @@ def sums_of_each(values, stops):
     Returns:
         The sums of all blocks, float64, shape [blocks]; and how many blocks each tensor has, int64, shape [tensors].
     """
-    blocks = np.empty(len(stops), np.int64)
-    first = 0
-    for k in range(len(stops)):
-        blocks[k] = (stops[k] - first + BLOCK - 1) // BLOCK
-        first = stops[k]
+    blocks = -(-np.diff(stops, prepend=0) // BLOCK)
     sums = np.empty(blocks.sum(), np.float64)
-    first = at = 0
-    for k in range(len(stops)):
-        sums[at : at + blocks[k]] = block_sums(values[first : stops[k]])
-        at += blocks[k]
-        first = stops[k]
+    _sum_each(values, stops, blocks, sums)
     return sums, blocks
 
 
-@njit(**_COMPILED)
+@native
+def _sum_each(values, stops, blocks, sums):
+    first = at = 0
+    for k in range(len(stops)):
+        sum_blocks(values[first : stops[k]], sums[at : at + blocks[k]])
+        at += blocks[k]
+        first = stops[k]
+
+
+@native
 def largest_exponent(bits, mask):
     """The largest of `bits & mask`: with a format's exponent bits, whether any number is not finite.
 
     Args:
         bits: unsigned integers, shape [n].
-        mask: of the same type.
+        mask: a whole number.
     """
+    own = bits.dtype.type(mask)
     largest = bits.dtype.type(0)
     for i in range(len(bits)):
-        masked = bits[i] & mask
+        masked = bits[i] & own
         if masked > largest:
             largest = masked
     return largest
 
 
-@njit(**_COMPILED)
+@native
 def count_between(keys, low, span, shift, table):
     """Count the keys below a range, and those in it by bins.
 
     Args:
         keys: unsigned integers of 32 or 64 bits, shape [n]; the bits of non-negative floats, which order as they do.
-        low: where the range begins; of the keys' type, as the two that follow.
+        low: where the range begins; a whole number, as the two that follow.
         span: how many keys the range has.
         shift: a bin holds 2^shift of them.
         table: int64, shape [3, bins + 1]: for each bin its count, the lowest and the highest distance from `low`, which
             are the bits of unsigned numbers. The last column counts the keys below the range.
     """
+    begin, length, down = keys.dtype.type(low), keys.dtype.type(span), keys.dtype.type(shift)
     below = 0
     for key in keys:
-        below += key < low
-        distance = key - low  # wraps around for a key below, and is then larger than any span
-        if distance < span:
-            k = distance >> shift
+        below += key < begin
+        distance = key - begin  # wraps around for a key below, and is then larger than any span
+        if distance < length:
+            k = distance >> down
             table[COUNTS, k] += 1
             table[LOWEST, k] = np.int64(min(np.uint64(table[LOWEST, k]), np.uint64(distance)))
             table[HIGHEST, k] = np.int64(max(np.uint64(table[HIGHEST, k]), np.uint64(distance)))
     table[COUNTS, -1] += below
 
 
-@njit(**_COMPILED)
+@native
 def weigh_digits(keys, mask, squares, shift, prefix, low, high):
     """Add up, for one 16-bit digit of every key whose higher digits equal `prefix`, squares of significands.
 
@@ -166,7 +174,7 @@ def weigh_digits(keys, mask, squares, shift, prefix, low, high):
     """
     for i in range(len(keys)):
         shifted = (np.uint64(keys[i]) & np.uint64(mask)) >> np.uint64(shift)
-        if shifted >> np.uint64(DIGITS) == prefix:
+        if shifted >> np.uint64(DIGITS) == np.uint64(prefix):
             digit = shifted & np.uint64(BINS - 1)
             low[digit] += squares[i] & np.uint64(0xFFFFFF)
             high[digit] += squares[i] >> np.uint64(24)

@@ -14,18 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
-from numba import njit
 
 from weft.kernels.compiler import Input, Loop, compiled
 from weft.kernels.dtypes import DType
 from weft.kernels.element import element
+from weft.kernels.native import Array, native
 
-Array = np.ndarray[Any, Any]
-
-_COMPILED = {"nogil": True, "error_model": "numpy", "cache": True}
 _BLOCK = 1024
 """Columns that are summed at once: the sums and the rows of `right` that they need stay in the nearest caches."""
 
@@ -53,7 +49,7 @@ def widening(stored: DType, compute: DType) -> Callable[[Array, Array], None]:
     return widen
 
 
-@njit(**_COMPILED)
+@native
 def _part(row, columns, start, size):
     """Where in a range of `size` elements from `start` this row begins, and from and to which column the range has it.
 
@@ -63,10 +59,11 @@ def _part(row, columns, start, size):
     return origin, max(0, -origin), min(columns, size - origin)
 
 
-@njit(**_COMPILED)
+@native
 def _sum_products(sums, weights, right, low, high):
     """`sums[j] = sum_k weights[k] * right[k, low + j]`, eight k at a time in one pass; the order of the sum is k's."""
-    sums[:] = 0
+    for j in range(len(sums)):
+        sums[j] = 0
     rank = len(weights)
     whole = rank - rank % 8
     for k in range(0, whole, 8):
@@ -83,8 +80,7 @@ def _sum_products(sums, weights, right, low, high):
             sums[j] += factor * row[j]
 
 
-@njit(**_COMPILED)
-def add_low_rank(values, start, left, right, scale):
+def add_low_rank(values: Array, start: int, left: Array, right: Array, scale: float) -> None:
     """Add `scale * left @ right` to a range of a matrix.
 
     Args:
@@ -92,12 +88,17 @@ def add_low_rank(values, start, left, right, scale):
         start: the first element.
         left: shape [rows, rank], of the type of `values`.
         right: shape [rank, columns], of the type of `values`, contiguous.
-        scale: of the type of `values`.
+        scale: a number of the type of `values`.
     """
-    columns = right.shape[1]
+    sums = np.empty(min(_BLOCK, right.shape[1]), right.dtype)
+    _add_low_rank(values, start, left, right, float(scale), sums)
+
+
+@native
+def _add_low_rank(values, start, left, right, factor, sums):
+    columns, scale = right.shape[1], values.dtype.type(factor)
     if len(values) == 0:
         return
-    sums = np.empty(min(_BLOCK, columns), right.dtype)
     for block in range(0, columns, _BLOCK):
         for row in range(start // columns, (start + len(values) - 1) // columns + 1):
             origin, low, high = _part(row, columns, start, len(values))
@@ -110,7 +111,7 @@ def add_low_rank(values, start, left, right, scale):
                     out[j] += scale * part[j]
 
 
-@njit(**_COMPILED)
+@native
 def _sum_of_squares(values):
     """In float64, in four interleaved partial sums that are added in a fixed order."""
     whole = len(values) - len(values) % 4
@@ -126,7 +127,7 @@ def _sum_of_squares(values):
     return (a + b) + (c + d)
 
 
-@njit(**_COMPILED)
+@native
 def add_squares_of_rows(values, start, columns, sums):
     """Add the squares of a range of a matrix to the sums of their rows.
 
@@ -145,7 +146,7 @@ def add_squares_of_rows(values, start, columns, sums):
         sums[row] += _sum_of_squares(values[origin + low : origin + high])
 
 
-@njit(**_COMPILED)
+@native
 def add_squares_of_columns(values, start, columns, sums):
     """As `add_squares_of_rows`, to the sums of their columns: `sums` has shape [columns]."""
     if len(values) == 0:
@@ -157,7 +158,7 @@ def add_squares_of_columns(values, start, columns, sums):
             total[j] += np.float64(part[j]) * np.float64(part[j])
 
 
-@njit(**_COMPILED)
+@native
 def scale_rows(values, start, columns, factors):
     """Multiply every element of a range of a matrix by the factor of its row: `factors` has shape [rows]."""
     if len(values) == 0:
@@ -169,7 +170,7 @@ def scale_rows(values, start, columns, factors):
             part[j] *= factor
 
 
-@njit(**_COMPILED)
+@native
 def scale_columns(values, start, columns, factors):
     """Multiply every element of a range of a matrix by the factor of its column: `factors` has shape [columns]."""
     if len(values) == 0:

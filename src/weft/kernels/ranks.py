@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from weft.kernels.native import native
 
 _DIGIT = 11
 _BINS = 1 << _DIGIT
@@ -25,7 +26,6 @@ _PATIENCE = 16
 
 _HIGH = np.uint64(32)
 _LOW_BITS = np.uint64(0xFFFFFFFF)
-_COMPILED = {"nogil": True, "error_model": "numpy", "cache": True}
 
 
 def rank_rows(values: np.ndarray[Any, Any], length: int, ranks: np.ndarray[Any, Any]) -> None:
@@ -42,34 +42,37 @@ def rank_rows(values: np.ndarray[Any, Any], length: int, ranks: np.ndarray[Any, 
         >>> ranks
         array([3., 0., 1., 2.], dtype=float32)
     """
+    keys = values.view(np.uint32 if values.dtype == np.float32 else np.uint64)
+    two_keys, two_places = np.empty((2, length), keys.dtype), np.empty((2, length), np.int32)
+    counts = np.empty(_BINS, np.int64)
     if values.dtype == np.float32 and length <= _LONGEST:
-        _rank_by_parts(values.view(np.uint32), length, ranks)
+        part, ends = np.empty(length, np.uint32), np.empty(_parts(length), np.int32)
+        ordered = np.empty(length, np.uint64)
+        _rank_by_parts(keys, length, ranks, part, ends, ordered, two_keys, two_places, counts)
     else:
-        keys = values.view(np.uint32 if values.dtype == np.float32 else np.uint64)
-        _rank_by_digits(keys, length, ranks)
+        _rank_by_digits(keys, length, ranks, two_keys, two_places, counts)
 
 
-@njit(**_COMPILED)
-def _rank_by_parts(keys, length, ranks):
-    parts = 2
-    while parts < 2 * length:
-        parts *= 2
-    part = np.empty(length, np.uint32)
-    ends = np.empty(parts, np.int32)
-    ordered = np.empty(length, np.uint64)
+def _parts(length: int) -> int:
+    """A power of two, from twice the numbers of a row on."""
+    return 1 << max((2 * length - 1).bit_length(), 1)
+
+
+@native
+def _rank_by_parts(keys, length, ranks, part, ends, ordered, two_keys, two_places, counts):
     for row in range(len(keys) // length):
         own = keys[row * length : (row + 1) * length]
         out = ranks[row * length : (row + 1) * length]
-        _part(own, part, parts)
+        _part(own, part, len(ends))
         _gather(own, part, ends, ordered)
         if _mend(ordered):
             for i in range(length):
                 out[ordered[i] & _LOW_BITS] = np.float32(i)
         else:
-            _rank_by_digits(own, length, out)
+            _rank_by_digits(own, length, out, two_keys, two_places, counts)
 
 
-@njit(**_COMPILED)
+@native
 def _part(keys, part, parts):
     """In which part of the range every key lies; 0 has one of its own, whatever is next."""
     low = np.uint32(0xFFFFFFFF)
@@ -85,10 +88,11 @@ def _part(keys, part, parts):
         part[i] = np.uint32(np.uint64(distance) * scale >> _HIGH)
 
 
-@njit(**_COMPILED)
+@native
 def _gather(keys, part, ends, ordered):
     """Write keys, each with its place below it, part by part."""
-    ends[:] = 0
+    for p in range(len(ends)):
+        ends[p] = 0
     for p in part:
         ends[p] += 1
     total = np.int32(0)
@@ -102,7 +106,7 @@ def _gather(keys, part, ends, ordered):
         ordered[at] = np.uint64(keys[i]) << _HIGH | np.uint64(i)
 
 
-@njit(**_COMPILED)
+@native
 def _mend(ordered):
     """Put in order what nearly is; whether that was so."""
     steps = 0
@@ -120,13 +124,11 @@ def _mend(ordered):
     return True
 
 
-@njit(**_COMPILED)
-def _rank_by_digits(keys, length, ranks):
+@native
+def _rank_by_digits(keys, length, ranks, two_keys, two_places, counts):
     bits = 8 * keys.itemsize - 1  # the sign's is never set
-    key = np.empty(length, keys.dtype)
-    place = np.empty(length, np.int32)
-    other_key = np.empty(length, keys.dtype)
-    other_place = np.empty(length, np.int32)
+    key, other_key = two_keys[0], two_keys[1]
+    place, other_place = two_places[0], two_places[1]
     for row in range(len(keys) // length):
         own = keys[row * length : (row + 1) * length]
         out = ranks[row * length : (row + 1) * length]
@@ -134,17 +136,18 @@ def _rank_by_digits(keys, length, ranks):
             key[i] = own[i]
             place[i] = i
         for shift in range(0, bits, _DIGIT):
-            if _by_digit(key, place, other_key, other_place, shift):
+            if _by_digit(key, place, other_key, other_place, counts, shift):
                 key, other_key = other_key, key
                 place, other_place = other_place, place
         for i in range(length):
             out[place[i]] = np.float32(i)
 
 
-@njit(**_COMPILED)
-def _by_digit(key, place, to_key, to_place, shift):
+@native
+def _by_digit(key, place, to_key, to_place, counts, shift):
     """One step of ordering, by one digit, that leaves equals as they are; whether anything had to move."""
-    counts = np.zeros(_BINS, np.int64)
+    for b in range(_BINS):
+        counts[b] = 0
     down = key.dtype.type(shift)
     mask = key.dtype.type(_BINS - 1)
     for k in key:

@@ -175,9 +175,8 @@ class RankSelection(Selection):
     def add(self, values: Array, tables: Tables) -> None:
         """Count a tile of numbers."""
         keys = self._keys(values)
-        key = keys.dtype.type
         for where, table in tables.items():
-            count_between(keys, key(where.low), key(where.high - where.low), key(where.shift), table)
+            count_between(keys, where.low, where.high - where.low, where.shift, table)
 
     @staticmethod
     def merge(table: Array, other: Array) -> None:
