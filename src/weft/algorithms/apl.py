@@ -146,8 +146,9 @@ class Apl(Sparsifier):
     task vector into the base, on a few examples; that it decides drop ratios and merging weights; that the product
     with the gradient approximates it; parts of several sizes; two temperatures. The paper has no code, and its text
     does not tell the formulas for the drop ratios and the weights: the two softmaxes, the bound of 0.99 and dropping
-    at random within a part are **reconstructed**. Its finest part, the hidden state (a row of a matrix), is not here:
-    its ratios are shares among the rows of the whole model, so that every row's number would have to be known at once.
+    at random within a part are **reconstructed**. Its finest part, the hidden state (a row of a matrix), is not here: a
+    row's ratio is a share among all rows of the model, and its weights compare the models row by row, while what
+    changes a task vector here sees one model at a time, and knows of other parameters one number for each tensor.
 
     Importances and temperatures are in units of the loss: with large temperatures this is DARE with `drop` for p.
     Without `gradient` and `importance` it is just that. Each is for every model a file (in Python also a dict) of
