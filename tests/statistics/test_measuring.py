@@ -119,6 +119,17 @@ def test_importances_against_plain_torch(partition: str, place: Path, request_: 
     assert (told["model"], told["base"]) == (str(place / "tuned"), str(place / "bert"))
 
 
+def test_requests_that_make_no_sense(place: Path, request_: Request, tmp_path: Path) -> None:
+    for changes, expected in (
+        ({"kind": "fischer"}, "there are no statistics 'fischer'\n  -> did you mean 'fisher'?"),
+        ({"kind": "gradient", "labels": "sampled"}, "gradient: the loss is that of the data's own labels, not of"),
+        ({"kind": "importance"}, "importance is about a base and a model fine-tuned from it\n  -> name that model as"),
+        ({"tuned": str(place / "tuned")}, "fisher is about one model\n  -> leave `tuned` out"),
+        ({"partition": "row"}, "there is no partition 'row'\n  -> choose one of layer, tensor, model"),
+    ):  # fmt: skip
+        assert expected in failing(replace(request_, **changes), tmp_path / "f.safetensors")
+
+
 def test_images_under_the_names_of_the_checkpoint(tmp_path: Path) -> None:
     """The loaded model calls it `q_proj`, the checkpoint `query`."""
     vit(tmp_path / "vit"), images(tmp_path / "images")

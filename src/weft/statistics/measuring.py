@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from weft.algorithms.apl import Partition
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.locking import locked
-from weft.checkpoints.marks import Marks
+from weft.checkpoints.marks import KINDS, Marks
 from weft.engine.measured import as_stored
 from weft.engine.progress import Progress
-from weft.errors import InputError
+from weft.errors import InputError, nearest
 from weft.statistics.data import Columns, opened, with_columns
 from weft.statistics.examples import Examples, prepare
 from weft.statistics.files import About, MeasureError, check_output, versions, write_statistics
@@ -45,7 +45,7 @@ class Request:
     Attributes:
         model: a model's folder, or its id on the Hub.
         data: a file, a folder, or a data set on the Hub.
-        kind: `fisher`, `gram`, `gradient` or `importance`.
+        kind: one of `KINDS`: `fisher`, `gram`, `gradient` or `importance`.
         task: what the model predicts, a name in `TASKS`; None for what its config says.
         head: a file with the linear head of an encoder.
         pooling: how an encoder's output becomes one vector: `mean` or `cls`.
@@ -164,8 +164,17 @@ def measure(
 
 
 def _check(request: Request) -> None:
+    if request.kind not in KINDS:
+        what = f"there are no statistics {request.kind!r}"
+        raise InputError(what, nearest(request.kind, KINDS) or f"choose one of {', '.join(KINDS)}")
     if request.labels not in LABELS:
         raise InputError(f"there are no labels {request.labels!r}", f"choose one of {', '.join(LABELS)}")
+    if request.kind in _OF_A_LOSS and request.labels not in ("auto", "observed"):
+        what = f"{request.kind}: the loss is that of the data's own labels, not of labels: {request.labels}"
+        raise InputError(what, "leave labels out")
+    if bool(request.tuned) is not (request.kind == "importance"):
+        what = f"{request.kind} is about {'one model' if request.tuned else 'a base and a model fine-tuned from it'}"
+        raise InputError(what, "leave `tuned` out" if request.tuned else "name that model as `tuned`")
     if request.samples < 1:
         raise InputError(f"--samples {request.samples}: at least one label must be drawn", "ask for 1 or more")
     if request.seed < 0:
