@@ -210,6 +210,39 @@ def evidence(folder: Path) -> None:
         run(folder, "importance", "a", name, *options, "-o", f"importance-{name}.safetensors")
 
 
+@pytest.mark.parametrize("kind", ["gradient", "importance"])
+def test_from_data_to_a_merge_by_importance(kind: str, tmp_path: Path) -> None:
+    """Nothing is dropped: base + sum 2 softmax_i(I_i / tau) delta_i in every layer, I from what the files hold."""
+    for seed, name in enumerate(("base", "a", "b")):
+        bert(tmp_path / name, seed)
+        texts(tmp_path / f"{name}.jsonl", 6, first=3 * seed)
+    for name in "ab":
+        models = ["base"] if kind == "gradient" else ["base", name]
+        run(tmp_path, kind, *models, "--data", f"{name}.jsonl", "-o", f"{name}.safetensors", "-q", "--device", "cpu")
+    shown = run(tmp_path, "stats", "show", "a.safetensors").stdout
+    assert f"{kind} of sequence-classification" in shown
+    assert ("base, by layer" in shown) is (kind == "importance")
+    given = f"{kind}={{a: a.safetensors, b: b.safetensors}}"
+    options = ["-p", given, "-p", "drop=0", "-p", "weight_temperature=0.05"]
+    run(tmp_path, "merge", "-m", "apl", "-b", "base", "a", "b", "-o", "merged", *options, "-q")
+    base, a, b, merged = (load_file(tmp_path / m / "model.safetensors") for m in ("base", "a", "b", "merged"))
+    known = [load_file(tmp_path / f"{name}.safetensors") for name in "ab"]
+    changes = [{name: model[name].double() - base[name].double() for name in base} for model in (a, b)]
+    shares = []
+    for name in base:
+        layer = ".".join(name.split(".")[:4]) if "layer." in name else name
+        part = [other for other in base if other == layer or other.startswith(f"{layer}.")]
+        if kind == "gradient":
+            matters = [abs(sum(float((d[n] * g[n]).sum()) for n in part)) for d, g in zip(changes, known, strict=True)]
+        else:
+            matters = [float(one[name]) for one in known]
+        weights = 2 * (torch.tensor(matters, dtype=torch.float64) / 0.05).softmax(0)
+        shares.append(float(weights[0]))
+        expected = base[name].double() + sum(w * d[name] for w, d in zip(weights, changes, strict=True))
+        torch.testing.assert_close(merged[name].double(), expected, rtol=1e-5, atol=1e-6)
+    assert max(shares) - min(shares) > 0.1, "else weights say nothing"
+
+
 def test_a_merge_knows_at_which_model_it_was_measured(measured: Path) -> None:
     evidence(measured)
 
