@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from typer.models import ArgumentInfo
+
+from weft.algorithms.describing import together
 from weft.algorithms.method import Method, Tensors
 from weft.algorithms.registry import method as named
 
@@ -77,16 +80,30 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 def statistics(method: str, known: Collection[str] = ()) -> tuple[str, ...]:
     """The parameters of a method that are one file of tensors for each model, measured by a command of their name.
 
-    So `fisher`, which `weft fisher` measures, is told from what a person may give besides, such as a mask.
+    So `fisher`, which `weft fisher` measures, is told from what a person may give besides, such as a mask. Of what
+    tells a method the same in two ways, it is the way that is declared first.
 
     Args:
         method: its name.
         known: what is measured already, by whatever means.
     """
+    measurable = {*_commands(), *known}
+    return together(named(method), [name for name in files(method) if name in measurable])
+
+
+def subjects(command: str) -> tuple[str, ...]:
+    """The models that a command measures, as it calls them: `model`, or `base`, or `base` and `tuned`."""
+    hints = get_type_hints(_commands()[command], include_extras=True)
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return tuple(name for name, found in marks.items() if any(isinstance(mark, ArgumentInfo) for mark in found))
+
+
+def _commands() -> dict[str, Callable[..., Any]]:
+    """The commands of `weft`, by name."""
     from weft.cli.app import app
 
-    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    return tuple(name for name in files(method) if name in commands or name in known)
+    callbacks = (command.callback for command in app.registered_commands)
+    return {callback.__name__: callback for callback in callbacks if callback}
 
 
 def files(method: str) -> tuple[str, ...]:

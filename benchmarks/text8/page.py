@@ -36,7 +36,8 @@ HOW = """## How it is measured
   validation: at most {settings} different merges for every method, judged by {examples} validation examples a task.
   What is tried is read off the parameters that a method declares, by the same rule for all; it is a small budget, and
   a method with many parameters sees few of them.
-* **Statistics**, for methods that need them, are measured on {measured} training examples a task.
+* **Statistics**, for methods that need them, are measured on {measured} training examples a task: gradients at the
+  base, all others at the task's expert.
 * **Scores** are accuracies on the whole test split, in matrix products of {dtype}. *Of experts* is the mean over tasks
   of a row's accuracy divided by the expert's. The ensemble averages the probabilities of all eight encoders under the
   task's head: eight times the cost of a merged model.

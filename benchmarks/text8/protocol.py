@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import grids
@@ -56,6 +57,7 @@ class Bench:
         budget: of tuning.
         dtype: number format of the matrix products in evaluation.
         threads: of merging; 0 for one per core.
+        memory: that a merge may take; what sees the embedding whole needs more than Weft's default.
         tell: is told what is done.
     """
 
@@ -64,6 +66,7 @@ class Bench:
     budget: Budget = field(default_factory=Budget)
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     threads: int = 0
+    memory: str = "6GiB"
     tell: Tell = print
 
     def scored(
@@ -81,12 +84,16 @@ class Bench:
             experts=self.places.experts, ensemble=ensemble, dtype=self.dtype, cache=self.places.runs / "cache",
         )  # fmt: skip
 
-    def merged(self, method: str, settings: Settings, tasks: Sequence[str] = TASKS) -> tuple[Path, weft.Report]:
-        """Merge the experts of some tasks; the folder, and what is told of the merge."""
-        output = self.places.runs / f"merged-{os.getpid()}"
+    @contextmanager
+    def merged(
+        self, method: str, settings: Settings, tasks: Sequence[str] = TASKS
+    ) -> Iterator[tuple[Path, weft.Report]]:
+        """Merge the experts of some tasks; the folder, which is removed in the end, and what is told of the merge."""
         parts = {"method": method, "base": str(self.places.base), "models": self._entries(method, tasks)}
-        recipe = weft.load_recipe(_written(output.with_suffix(".yaml"), {**parts, "parameters": dict(settings)}))
-        return output, weft.merge_to(recipe, output, overwrite=True, restart=True, workers=self.threads)
+        with TemporaryDirectory(prefix="merged-", dir=self.places.runs) as folder:
+            recipe = _written(Path(folder) / "recipe.yaml", {**parts, "parameters": dict(settings)})
+            output = Path(folder) / "model"
+            yield output, weft.merge_to(recipe, output, workers=self.threads, memory=self.memory)
 
     def _entries(self, method: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
         wanted = self.wanted(method)
@@ -100,16 +107,20 @@ class Bench:
         return grids.statistics(method, [folder.name for folder in self.places.statistics.glob("*")])
 
     def measured(self, kind: str, task: str) -> Path:
-        """A statistic of a task's expert on its training data, as `weft fisher` or `weft gram` writes it; once."""
+        """A statistic of a task's expert, or of the base, on the task's training data, as its command writes it; once.
+
+        Which model is measured, the command's arguments tell.
+        """
         file = self.places.statistic(kind, task)
         if file.is_file():
             return file
         file.parent.mkdir(parents=True, exist_ok=True)
         self.tell(f"measuring {kind} of {task}")
+        models = {"model": self.places.expert(task), "tuned": self.places.expert(task), "base": self.places.base}
         command = [
-            sys.executable, "-m", "weft", kind, str(self.places.expert(task)), "--head", str(self.places.head(task)),
-            "--data", str(self.data / task / "train.jsonl"), "--text", "text", "--label", "label",
-            "-n", str(self.budget.measured), "--max-length", "128", "-o", str(file), "--quiet",
+            sys.executable, "-m", "weft", kind, *(str(models[name]) for name in grids.subjects(kind)),
+            "--head", str(self.places.head(task)), "--data", str(self.data / task / "train.jsonl"), "--text", "text",
+            "--label", "label", "-n", str(self.budget.measured), "--max-length", "128", "-o", str(file), "--quiet",
         ]  # fmt: skip
         subprocess.run(command, check=True)
         return file
@@ -119,11 +130,11 @@ class Bench:
         tasks: Sequence[str] = TASKS,
     ) -> tuple[Results, Row]:  # fmt: skip
         """Merge, score, forget the merge."""
-        folder, report = self.merged(method, settings, tasks)
-        results = self.scored({name: folder}, split, limit, tasks)
+        with self.merged(method, settings, tasks) as (folder, report):
+            results, merge = self.scored({name: folder}, split, limit, tasks), hash_of_model(folder)
         row = results.rows[0]
         facts = {"method": method, "settings": dict(settings), "merge_seconds": round(report.seconds, 3)}
-        facts["merge"] = hash_of_model(folder)
+        facts["merge"] = merge
         facts |= {"warnings": list(report.warnings)} if report.warnings else {}
         return results, Row(row.name, row.scores, row.role, "", row.seconds, facts)
 

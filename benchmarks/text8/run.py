@@ -39,6 +39,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="methods, with commas between; the others' rows are kept")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of matrix products")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
+    parser.add_argument("--memory", default="6GiB", help="of a merge; the embedding alone takes wudi 2.2 GB")
     parser.add_argument("--merges-only", action="store_true", help="neither the ensemble, which takes long, nor curves")
     parser.add_argument("--draw", action="store_true", help="run nothing, only write page and pictures again")
     chosen = parser.parse_args(words)
@@ -92,6 +93,7 @@ class Board:
     def add(self, *rows: Row) -> None:
         """Put rows on it, in the place of those of the same name."""
         self.rows |= {row.name: Row(row.name, row.scores, row.role, "", row.seconds, row.facts) for row in rows}
+        self.left_out = {method: why for method, why in self.left_out.items() if method not in self.rows}
         self.results().save(self.target)
 
     def leave_out(self, method: str, why: str) -> None:
@@ -127,7 +129,7 @@ def prepared(chosen: argparse.Namespace) -> Bench:
     write_base(places)
     for task in TASKS:
         train(chosen.data, places, task, Settings(), tell)
-    return Bench(chosen.data, places, dtype=chosen.dtype, threads=chosen.threads, tell=tell)
+    return Bench(chosen.data, places, dtype=chosen.dtype, threads=chosen.threads, memory=chosen.memory, tell=tell)
 
 
 def untuned(board: Board, method: str) -> bool:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from weft.recipes.loading import load_recipe
     from weft.recipes.schema import Recipe
     from weft.statistics.fisher import fisher
+    from weft.statistics.gradient import gradient
     from weft.statistics.gram import gram
+    from weft.statistics.importance import importance
 
 _HOME = {
     "merge": "weft.engine.merging",
@@ -34,7 +36,9 @@ _HOME = {
     "Method": "weft.algorithms.method",
     "Recipe": "weft.recipes.schema",
     "fisher": "weft.statistics.fisher",
+    "gradient": "weft.statistics.gradient",
     "gram": "weft.statistics.gram",
+    "importance": "weft.statistics.importance",
     "load_recipe": "weft.recipes.loading",
     "verify": "weft.inspection.verify",
     "Verdict": "weft.inspection.findings",
@@ -57,7 +61,9 @@ __all__ = [
     "WeftError",
     "__version__",
     "fisher",
+    "gradient",
     "gram",
+    "importance",
     "load_recipe",
     "merge",
     "merge_to",

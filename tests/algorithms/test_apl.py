@@ -68,8 +68,7 @@ def test_against_the_reference(partition: str, given: str) -> None:
     known, drop, temperatures = gradients(1, 3), [0.2, 0.4, 0.7], (3.0, 2.0)
     options = {
         "drop": drop,
-        "evidence": known,
-        "given": given,
+        given: known,
         "partition": partition,
         "drop_temperature": temperatures[0],
         "weight_temperature": temperatures[1],
@@ -99,7 +98,7 @@ def test_dropping_nothing_is_weighted_task_arithmetic() -> None:
     """Importances 0 and ln 3: weights 2 * 1/4 and 2 * 3/4, in every part."""
     base, tuned = models(2, 2, SHAPES)
     known = [{n: np.full(s, value) for n, s in SHAPES.items()} for value in (0.0, np.log(3.0))]
-    ours = weft.merge(tuned, base=base, method="apl", drop=0, evidence=known, given="importance")
+    ours = weft.merge(tuned, base=base, method="apl", drop=0, importance=known)
     assert_close(ours, weft.merge(tuned, base=base, method="task_arithmetic", weight=[0.5, 1.5], scale=1), rtol=1e-11)
 
 
@@ -107,11 +106,11 @@ def test_dropping_nothing_is_weighted_task_arithmetic() -> None:
 def test_with_high_temperatures_it_is_dare(partition: str) -> None:
     base, tuned = models(3, 3, SHAPES)
     hot = {"drop_temperature": 1e15, "weight_temperature": 1e15, "partition": partition}
-    ours = weft.merge(tuned, base=base, method="apl", drop=0.4, evidence=gradients(3, 3), seed=9, **hot)
+    ours = weft.merge(tuned, base=base, method="apl", drop=0.4, gradient=gradients(3, 3), seed=9, **hot)
     assert_close(ours, weft.merge(tuned, base=base, method="dare", drop=0.4, seed=9), rtol=1e-9)
 
 
-def test_without_evidence_it_is_dare() -> None:
+def test_without_gradients_it_is_dare() -> None:
     base, tuned = models(4, 3, SHAPES)
     ours = weft.merge(tuned, base=base, method="apl", drop=0.4, seed=9)
     assert_close(ours, weft.merge(tuned, base=base, method="dare", drop=0.4, seed=9))
@@ -123,7 +122,7 @@ def test_a_layer_that_did_not_change_does_not_matter() -> None:
     for name in ("layers.0.up", "layers.0.b"):
         tuned[0][name] = base[name]
     ones = [{name: np.ones(shape) for name, shape in SHAPES.items()}] * 2
-    options = {"drop": 0, "evidence": ones, "weight_temperature": 1e-6}
+    options = {"drop": 0, "gradient": ones, "weight_temperature": 1e-6}
     ours = weft.merge(tuned, base=base, method="apl", **options)
     np.testing.assert_allclose(
         ours["layers.0.up"], base["layers.0.up"] + 2 * (tuned[1]["layers.0.up"] - base["layers.0.up"]), rtol=1e-12
@@ -139,7 +138,7 @@ def test_by_hand() -> None:
         {"layers.0.w": np.array([1.0, -1.0]), "layers.1.w": np.zeros(1)},
         {"layers.0.w": np.array([1.0, 1.0]), "layers.1.w": np.zeros(1)},
     ]
-    options = {"drop": 0, "evidence": known, "weight_temperature": 2 / np.log(3)}
+    options = {"drop": 0, "gradient": known, "weight_temperature": 2 / np.log(3)}
     merged = weft.merge([a, b], base=base, method="apl", **options)
     np.testing.assert_allclose(merged["layers.0.w"], [0.5 + 3.0, 1.5 + 3.0], rtol=1e-12)
     np.testing.assert_allclose(merged["layers.1.w"], [12.0], rtol=1e-12)
@@ -150,19 +149,61 @@ def test_what_matters_less_is_dropped_more() -> None:
     shapes = {"layers.0.w": (300, 200), "layers.1.w": (300, 200)}
     base, tuned = models(6, 1, shapes)
     known = [{"layers.0.w": np.zeros((300, 200)), "layers.1.w": np.full((300, 200), np.log(3.0))}]
-    ours = weft.merge(tuned, base=base, method="apl", drop=0.4, evidence=known, given="importance")
+    ours = weft.merge(tuned, base=base, method="apl", drop=0.4, importance=known)
     dropped = {name: (ours[name] == base[name]).mean() for name in shapes}
     assert abs(dropped["layers.0.w"] - 0.6) < 5 * np.sqrt(0.24 / 60000)
     assert abs(dropped["layers.1.w"] - 0.2) < 5 * np.sqrt(0.16 / 60000)
 
 
-def test_evidence_for_some_models_only_is_refused() -> None:
+@pytest.mark.parametrize("partition", ["layer", "tensor", "model"])
+def test_one_number_for_each_tensor_stands_for_all_of_its_parameters(partition: str) -> None:
+    """Importances of interventions: 0-dimensional tensors, whatever the tensor's shape, and whatever its place."""
+    base, tuned = models(10, 3, SHAPES)
+    rng = np.random.default_rng(10)
+    single = [{name: rng.standard_normal() for name in SHAPES} for _ in tuned]
+    one = [{name: np.array(number) for name, number in own.items()} for own in single]
+    full = [{name: np.full(SHAPES[name], number) for name, number in own.items()} for own in single]
+    options = {"drop": [0.2, 0.4, 0.7], "partition": partition}
+    ours = weft.merge(tuned, base=base, method="apl", importance=one, **options)
+    theirs = weft.merge(tuned, base=base, method="apl", importance=full, **options)
+    for name in SHAPES:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert any((ours[name] != base[name]).any() for name in SHAPES)
+
+
+def test_a_gradient_of_one_number_is_refused() -> None:
+    base, tuned = models(11, 1, SHAPES)
+    known = {**gradients(11, 1)[0], "head": np.array(1.0)}
+    with pytest.raises(InputError, match=r"tensor 'head' is float64 \[\], the models have float64 \[33, 7\]"):
+        weft.merge(tuned, base=base, method="apl", gradient=[known])
+
+
+def test_a_part_that_harms_weighs_less_than_one_that_does_nothing() -> None:
+    """Importances -ln 3 and 0: weights 2 * 1/4 and 2 * 3/4."""
+    base = {"w": np.zeros(2)}
+    tuned = [{"w": np.array([4.0, 0.0])}, {"w": np.array([0.0, 4.0])}]
+    known = [{"w": np.array(-np.log(3.0))}, {"w": np.array(0.0)}]
+    merged = weft.merge(tuned, base=base, method="apl", drop=0, importance=known)
+    np.testing.assert_allclose(merged["w"], [2.0, 6.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "importance"])
+def test_evidence_for_some_models_only_is_refused(kind: str) -> None:
     base, tuned = models(7, 2, SHAPES)
     with pytest.raises(InputError) as caught:
-        weft.merge(tuned, base=base, method="apl", evidence=[gradients(7, 1)[0], None])
+        weft.merge(tuned, base=base, method="apl", **{kind: [gradients(7, 1)[0], None]})
+    named = {"gradient": "a gradient", "importance": "an importance"}[kind]
     assert str(caught.value) == (
-        "method apl: some models have evidence and others have none\n  -> give it for every model, or for none"
+        f"method apl: some models have {named} and others have none\n  -> give it for every model, or for none"
     )
+
+
+def test_evidence_of_both_kinds_is_refused() -> None:
+    base, tuned = models(7, 2, SHAPES)
+    known = gradients(7, 2)
+    with pytest.raises(InputError) as caught:
+        weft.merge(tuned, base=base, method="apl", gradient=known, importance=known)
+    assert str(caught.value) == "method apl: gradient and importance tell the same\n  -> give one of them"
 
 
 def test_a_temperature_of_zero_is_refused() -> None:
@@ -176,6 +217,6 @@ def test_the_same_bytes_for_any_tile_and_worker(tmp_path: Any) -> None:
     base, tuned = models(9, 2, shapes)
     rng = np.random.default_rng(9)
     known = [{name: rng.standard_normal(shape) for name, shape in shapes.items()} for _ in tuned]
-    options = {"evidence": known, "drop_temperature": 50.0}
+    options = {"gradient": known, "drop_temperature": 50.0}
     parts = {"method": "apl", "base": base, "models": tuned, "parameters": options}
     same_bytes(parts, weft.merge(tuned, base=base, method="apl", **options), tmp_path)

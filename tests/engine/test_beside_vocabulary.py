@@ -58,3 +58,14 @@ def test_a_file_for_each_follows_its_model(place: Path) -> None:
     fisher = {"a": "f.safetensors", "b": "g.safetensors"}
     result = merged(place, method="fisher", parameters={"fisher": fisher, "normalize": False, "floor": 0.0})
     assert np.array_equal(result, np.concatenate([rows(4) * 3.5, rows(2, 5.0) * 2]))
+
+
+@pytest.mark.parametrize("kind", ["gradient", "importance"])
+def test_what_is_about_the_base_follows_the_base(place: Path, kind: str) -> None:
+    """Of b with six rows the gradient at the base has four. Importances 0 and ln 3 are weights 1/2 and 3/2."""
+    b = np.ones((4, WIDTH), np.float32) if kind == "gradient" else np.array(30.0, np.float32)
+    save_file({"embed": np.zeros_like(b)}, place / "f.safetensors")
+    save_file({"embed": b}, place / "g.safetensors")
+    parameters = {kind: {"a": "f.safetensors", "b": "g.safetensors"}, "drop": 0.0, "weight_temperature": 30 / np.log(3)}
+    result = merged(place, method="apl", base="base.safetensors", parameters=parameters)
+    np.testing.assert_allclose(result, np.concatenate([rows(4) * 4, rows(2, 5.0) * 2]), rtol=1e-6)

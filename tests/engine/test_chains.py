@@ -93,7 +93,7 @@ def test_each_tensor_has_its_last_parameter_behind_a_change_of_the_whole_model()
         "combine": "plain_sum",
     }
     evidence = [{name: np.ones_like(t) for name, t in models[0].items()} for _ in range(2)]
-    out = merged(models, before={"method": "apl", "drop": 0.0, "evidence": evidence}, **asked)
+    out = merged(models, before={"method": "apl", "drop": 0.0, "gradient": evidence}, **asked)
     moved = {name: (out[name] - models[0][name]).reshape(-1)[-1] for name in SHAPES}
     assert all(abs(change) > 1e-6 for change in moved.values()), moved
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import weft
 from tests.evaluation.models import jsonl
@@ -40,7 +42,7 @@ def test_what_is_tuned_of_ties_is_read_off_its_parameters() -> None:
 def test_everything_that_is_tried_is_something_that_the_method_takes(method: str) -> None:
     import grids
 
-    measured = dict.fromkeys(grids.files(method), "some.safetensors")
+    measured = dict.fromkeys(grids.statistics(method, grids.files(method)), "some.safetensors")
     for choice in grids.choices(method):
         for value in choice.values:
             settled = weft.method(method).resolved(["a", "b"], common={**measured, choice.name: value})
@@ -55,6 +57,66 @@ def test_files_are_told_from_numbers() -> None:
     assert grids.files("ties") == ()
     assert grids.statistics("fisher", ["fisher"]) == ("fisher",)
     assert "mask" not in grids.statistics("dare", ["fisher"])
+
+
+def test_what_is_measured_and_at_which_model_is_told_by_commands_and_methods() -> None:
+    import grids
+
+    assert grids.statistics("apl") == ("gradient",), "importance tells the same"
+    assert grids.statistics("mats") == ("gram", "fisher")
+    told = {kind: grids.subjects(kind) for kind in ("fisher", "gram", "gradient", "importance")}
+    assert told == {"fisher": ("model",), "gram": ("model",), "gradient": ("base",), "importance": ("base", "tuned")}
+
+
+def test_a_gradient_is_measured_at_the_base_with_the_head_of_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import protocol
+    from training import Places
+
+    commands: list[list[str]] = []
+    monkeypatch.setattr(protocol.subprocess, "run", lambda command, check: commands.append(command))
+    bench = protocol.Bench(tmp_path / "data", Places(tmp_path), tell=lambda text: None)
+    for kind in ("gradient", "importance", "fisher"):
+        bench.measured(kind, "trec")
+    base, expert = str(tmp_path / "base"), str(tmp_path / "experts" / "trec")
+    assert [command[3 : command.index("--head")] for command in commands] == [
+        ["gradient", base], ["importance", base, expert], ["fisher", expert],
+    ]  # fmt: skip
+    assert {command[command.index("--head") + 1] for command in commands} == {str(tmp_path / "heads/trec.safetensors")}
+
+
+def test_a_merge_is_forgotten_whatever_happens(tmp_path: Path) -> None:
+    import protocol
+    from training import Places
+
+    places = Places(tmp_path / "runs")
+    for k, folder in enumerate((places.base, places.expert("trec"), places.expert("mr"))):
+        folder.mkdir(parents=True)
+        save_file({"w": np.full((2, 2), k, np.float32)}, folder / "model.safetensors")
+    bench = protocol.Bench(tmp_path, places, memory="64MiB", tell=lambda text: None)
+    before = sorted(places.runs.iterdir())
+    with bench.merged("linear", {}, ("trec", "mr")) as (folder, report):
+        assert load_file(folder / "model.safetensors")["w"].tolist() == [[1.5] * 2] * 2
+        assert report.seconds > 0
+    with pytest.raises(weft.InputError), bench.merged("linear", {"weigth": 1}, ("trec", "mr")):
+        pass
+    with pytest.raises(KeyboardInterrupt), bench.merged("linear", {}, ("trec", "mr")):
+        raise KeyboardInterrupt
+    assert sorted(places.runs.iterdir()) == before
+
+
+def test_a_merge_has_the_memory_that_it_is_given(tmp_path: Path) -> None:
+    import protocol
+    from training import Places
+
+    places = Places(tmp_path)
+    for folder in (places.base, places.expert("trec"), places.expert("mr")):
+        folder.mkdir(parents=True)
+        save_file({"w": np.ones((1024, 1024), np.float32)}, folder / "model.safetensors")
+    narrow = protocol.Bench(tmp_path, places, memory="4MiB", tell=lambda text: None)
+    with pytest.raises(weft.InputError, match="memory"), narrow.merged("tsv", {}, ("trec", "mr")):
+        pass
 
 
 def test_the_search_keeps_what_is_better_and_stops_in_time() -> None:

@@ -12,6 +12,7 @@ import weft
 from tests.long.cases import FLOAT8, Array, Model, State
 from tests.long.parameters import takes_tensors
 from tests.long.values import BLOCK, Shape, stored
+from weft.algorithms.describing import together
 
 OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -34,7 +35,7 @@ OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "drawn": {"mask": None, "density": [0.3, 0.7, 1.0], "epsilon": 0.2, "weight": [1, 0.5, 2]},
             "l1": {"mask": None, "rescale": "l1", "elect": False, "combine": "sum"},
         },
-        "apl": {"importance": {"given": "importance", "partition": "tensor", "weight_temperature": 0.001}},
+        "apl": {"importance": {"gradient": None, "partition": "tensor", "weight_temperature": 0.001}},
         "breadcrumbs": {
             "last": {"density": 0.5, "gamma": [0.1, 0.2, 0.3], "remove_first": False},
             "tensor": {"density": 0.5, "gamma": 0.1, "scope": "tensor"},
@@ -105,8 +106,8 @@ def parameters(name: str, way: str, models: list[Model]) -> dict[str, Any]:
     """The parameters of a variant; whoever wants tensors for each model gets Fishers, or Gram matrices."""
     chosen = dict(OPTIONS.get(name, {}).get(way, {}))
     kind = weft.method(name)
-    wanted = filter(lambda f: takes_tensors(kind, f) and kind.is_per_model(f), kind.model_fields)
-    for field in (f for f in wanted if f not in chosen):
+    files = [f for f in kind.model_fields if f not in chosen and takes_tensors(kind, f) and kind.is_per_model(f)]
+    for field in together(kind, files):
         made = _gram if field == "gram" else _importance
         chosen[field] = [made(k, models[0]) for k in range(1, len(models))]
     return chosen

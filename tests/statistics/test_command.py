@@ -103,6 +103,27 @@ def test_gram_matrices(kind: str, tmp_path: Path) -> None:
     assert "gram of" in run(tmp_path, "stats", "show", "g.safetensors").stdout
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_has_the_names_of_the_checkpoint(kind: str, tmp_path: Path) -> None:
+    make, data, task, _ = KINDS[kind]
+    rows = "rows" if kind == "vit" else "rows.jsonl"
+    make(tmp_path / "base", 1), make(tmp_path / "a", 2), data(tmp_path / rows)
+    done = run(tmp_path, "gradient", "base", "--data", rows, "-o", "g.safetensors", "--device", "cpu", "--json")
+    told = json.loads(done.stdout)
+    assert (told["ok"], told["kind"], told["task"], told["labels"]) == (True, "gradient", task, "observed")
+    slopes, stored = load_file(tmp_path / "g.safetensors"), load_file(tmp_path / "base" / "model.safetensors")
+    assert {n: t.shape for n, t in slopes.items()} == {n: t.shape for n, t in stored.items()}
+    options = ["--data", rows, "--device", "cpu", "-q", "--partition", "model"]
+    run(tmp_path, "importance", "base", "a", *options, "-o", "i.safetensors")
+    assert {float(t) for t in load_file(tmp_path / "i.safetensors").values()} != {0.0}
+    for file in "gi":
+        run(tmp_path, "merge", "-m", "apl", "-b", "base", "a", "-o", f"out-{file}", "-q",
+            "-p", f"{ {'g': 'gradient', 'i': 'importance'}[file] }={file}.safetensors")  # fmt: skip
+    run(tmp_path, "merge", "-m", "dare", "-b", "base", "a", "-o", "dare", "-q")
+    dare, told_by_gradient = (load_file(tmp_path / out / "model.safetensors") for out in ("dare", "out-g"))
+    assert any(not dare[name].equal(told_by_gradient[name]) for name in dare), "gradients have a say"
+
+
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     """With SIGKILL, at whatever moment."""
     bert(tmp_path / "a", 1), texts(tmp_path / "rows.jsonl", 900)
@@ -178,6 +199,78 @@ def test_a_merge_refuses_statistics_that_do_not_belong(measured: Path) -> None:
     assert told.count("error:") == 1
     assert "fisher of model 'a' (g.safetensors) was not measured on a, but on a model with other tensors (g)" in told
     assert "problems" not in told
+
+
+def evidence(folder: Path) -> None:
+    """Of the merges of a and b, a is the base."""
+    options = ["--data", "rows.jsonl", "--device", "cpu", "-q"]
+    bert(folder / "c", 3)
+    run(folder, "gradient", "a", *options, "-o", "gradient.safetensors")
+    for name in "bc":
+        run(folder, "importance", "a", name, *options, "-o", f"importance-{name}.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["gradient", "importance"])
+def test_from_data_to_a_merge_by_importance(kind: str, tmp_path: Path) -> None:
+    """Nothing is dropped: base + sum 2 softmax_i(I_i / tau) delta_i in every layer, I from what the files hold."""
+    for seed, name in enumerate(("base", "a", "b")):
+        bert(tmp_path / name, seed)
+        texts(tmp_path / f"{name}.jsonl", 6, first=3 * seed)
+    for name in "ab":
+        models = ["base"] if kind == "gradient" else ["base", name]
+        run(tmp_path, kind, *models, "--data", f"{name}.jsonl", "-o", f"{name}.safetensors", "-q", "--device", "cpu")
+    shown = run(tmp_path, "stats", "show", "a.safetensors").stdout
+    assert f"{kind} of sequence-classification" in shown
+    assert ("base, by layer" in shown) is (kind == "importance")
+    given = f"{kind}={{a: a.safetensors, b: b.safetensors}}"
+    options = ["-p", given, "-p", "drop=0", "-p", "weight_temperature=0.05"]
+    run(tmp_path, "merge", "-m", "apl", "-b", "base", "a", "b", "-o", "merged", *options, "-q")
+    base, a, b, merged = (load_file(tmp_path / m / "model.safetensors") for m in ("base", "a", "b", "merged"))
+    known = [load_file(tmp_path / f"{name}.safetensors") for name in "ab"]
+    changes = [{name: model[name].double() - base[name].double() for name in base} for model in (a, b)]
+    shares = []
+    for name in base:
+        layer = ".".join(name.split(".")[:4]) if "layer." in name else name
+        part = [other for other in base if other == layer or other.startswith(f"{layer}.")]
+        if kind == "gradient":
+            matters = [abs(sum(float((d[n] * g[n]).sum()) for n in part)) for d, g in zip(changes, known, strict=True)]
+        else:
+            matters = [float(one[name]) for one in known]
+        weights = 2 * (torch.tensor(matters, dtype=torch.float64) / 0.05).softmax(0)
+        shares.append(float(weights[0]))
+        expected = base[name].double() + sum(w * d[name] for w, d in zip(weights, changes, strict=True))
+        torch.testing.assert_close(merged[name].double(), expected, rtol=1e-5, atol=1e-6)
+    assert max(shares) - min(shares) > 0.1, "else weights say nothing"
+
+
+def test_a_merge_knows_at_which_model_it_was_measured(measured: Path) -> None:
+    evidence(measured)
+
+    def told(base: str, model: str, given: str, code: int = 2) -> str:
+        done = run(measured, "merge", "-m", "apl", "-b", base, model, "-o", "out", "-p", given, "--overwrite",
+                   code=code)  # fmt: skip
+        return done.stderr
+
+    told("a", "b", "gradient=gradient.safetensors", 0), told("a", "c", "gradient=gradient.safetensors", 0)
+    assert (
+        "gradient of model 'c' (gradient.safetensors) was not measured on b, but on another model of this layout: "
+        "its numbers differ (a)\n  -> give the statistics of this very model; or measure it, with `weft gradient`; or, "
+        "if you know better, remove the entries model_... from their metadata"
+    ) in told("b", "c", "gradient=gradient.safetensors")
+    told("a", "b", "importance=importance-b.safetensors", 0)
+    assert "importance of model 'c' (importance-b.safetensors) was not measured on c, but on another model" in told(
+        "a", "c", "importance=importance-b.safetensors"
+    )
+    other = told("c", "b", "importance=importance-b.safetensors")
+    assert "(importance-b.safetensors) was not measured on c, but on another model of this layout: its numbers" in other
+    assert "remove the entries base_... from their metadata" in other
+
+
+def test_a_merge_refuses_another_kind_of_statistics(measured: Path) -> None:
+    run(measured, "gradient", "a", "--data", "rows.jsonl", "-o", "s.safetensors", "-q", "--device", "cpu")
+    assert (
+        "fisher of model 'a' (s.safetensors) holds what `weft gradient` measures\n  -> give what `weft fisher` wrote"
+    ) in merge(measured, "{a: s.safetensors, b: b.safetensors}")
 
 
 def test_a_merge_refuses_numbers_that_cannot_be(measured: Path) -> None:
@@ -259,7 +352,36 @@ def test_what_a_person_gets_wrong(measured: Path) -> None:
     assert json.loads(done.stdout)["problems"][0]["what"] == "row.jsonl: no such file or folder"
 
 
-@pytest.mark.parametrize("command", [("fisher",), ("gram",), ("stats", "show"), ("stats", "add")], ids=" ".join)
+def test_what_a_person_gets_wrong_with_losses(measured: Path) -> None:
+    def told(*arguments: str) -> str:
+        done = run(measured, *arguments, "-o", "f.safetensors", "--device", "cpu", code=2)
+        assert done.stdout == ""
+        assert not (measured / "f.safetensors").exists()
+        return done.stderr
+
+    jsonl(measured / "unlabelled.jsonl", [{"text": "the film was good"}])
+    missing = "error: unlabelled.jsonl: which column is the label?\n  -> name the column with --label; there are: text"
+    assert missing in told("gradient", "a", "--data", "unlabelled.jsonl")
+    assert missing in told("importance", "a", "b", "--data", "unlabelled.jsonl")
+    assert "nowhere: no such file or folder" in told("importance", "a", "nowhere", "--data", "rows.jsonl")
+    foreign = told("importance", "a", "g", "--data", "rows.jsonl")
+    assert "g has no tensor 'bert.embeddings.LayerNorm.bias'" in foreign
+    narrow = measured / "narrow"
+    bert(narrow, 1, vocab_size=20)
+    assert (
+        "tensor 'bert.embeddings.word_embeddings.weight' has in narrow the shape [20, 16], in a [45, 16]\n"
+        "  -> give a model that was fine-tuned from a"
+    ) in told("importance", "a", "narrow", "--data", "rows.jsonl")
+    assert "there is no partition 'row'\n  -> choose one of layer, tensor, model" in told(
+        "importance", "a", "b", "--data", "rows.jsonl", "--partition", "row"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("fisher",), ("gram",), ("gradient",), ("importance",), ("stats", "show"), ("stats", "add")],
+    ids=" ".join,
+)
 def test_help_is_a_manual(command: tuple[str, ...], tmp_path: Path) -> None:
     told = run(tmp_path, *command, "--help").stdout
     assert "weft" in told.partition("Example")[2], "an example can be copied"

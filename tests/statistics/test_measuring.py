@@ -30,7 +30,7 @@ pytest.importorskip("datasets")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("measured")
-    bert(folder / "bert", 1)
+    bert(folder / "bert", 1), bert(folder / "tuned", 2)
     texts(folder / "rows.jsonl")
     return folder
 
@@ -74,6 +74,62 @@ def test_a_classifier_against_the_formula(place: Path, request_: Request, tmp_pa
     assert norm == pytest.approx(float(sum((f**2).sum() for f in found.values())) ** 0.5, rel=1e-6)
 
 
+def example_losses(folder: Path, tuned: dict[str, torch.Tensor] | None = None) -> tuple[Any, torch.Tensor]:
+    """The model in float64, some of its tensors replaced, and the mean of its losses on the rows."""
+    model = transformers.BertForSequenceClassification.from_pretrained(folder).double().eval()
+    with torch.no_grad():
+        for name, tensor in (tuned or {}).items():
+            model.get_parameter(name).copy_(tensor)
+    ids = [[2, *(WORDS.index(word) for word in text.split()), 3] for text in SENTENCES]
+    logs = [model(input_ids=torch.tensor([one])).logits[0].log_softmax(-1)[k % 3] for k, one in enumerate(ids)]
+    return model, -torch.stack(logs).mean()
+
+
+def test_a_gradient_against_plain_torch(place: Path, request_: Request, tmp_path: Path) -> None:
+    made = measure(replace(request_, kind="gradient", batch_size=5), tmp_path / "g.safetensors")
+    assert (made.examples, made.labels, made.kind) == (12, "observed", "gradient")
+    model, loss = example_losses(place / "bert")
+    loss.backward()
+    found = load_file(tmp_path / "g.safetensors")
+    assert found.keys() == dict(model.named_parameters()).keys()
+    largest = max(float(p.grad.abs().max()) for p in model.parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(found[name].double(), parameter.grad, rtol=1e-3, atol=1e-6 * largest), name
+    norm = sum(float((p.grad**2).sum()) for p in model.parameters()) ** 0.5
+    assert made.norm == pytest.approx(norm, rel=1e-4)
+    assert metadata(tmp_path / "g.safetensors")["kind"] == "gradient"
+
+
+@pytest.mark.parametrize("partition", ["layer", "tensor", "model"])
+def test_importances_against_plain_torch(partition: str, place: Path, request_: Request, tmp_path: Path) -> None:
+    asked = replace(request_, kind="importance", tuned=str(place / "tuned"), partition=partition, batch_size=5)
+    measure(asked, tmp_path / "i.safetensors")
+    found, tuned = (load_file(file) for file in (tmp_path / "i.safetensors", place / "tuned" / "model.safetensors"))
+    assert found.keys() == tuned.keys()
+    assert {tensor.shape for tensor in found.values()} == {torch.Size([])}
+    before = example_losses(place / "bert")[1]
+    layer = "bert.encoder.layer.1"
+    for name in (f"{layer}.output.dense.weight", "classifier.bias"):
+        within = {"layer": layer if layer in name else name, "tensor": name, "model": ""}[partition]
+        part = {other: tensor for other, tensor in tuned.items() if other.startswith(within)}
+        expected = float((before - example_losses(place / "bert", part)[1]).detach())
+        assert float(found[name]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    told = metadata(tmp_path / "i.safetensors")
+    assert (told["kind"], told["partition"], told["labels"]) == ("importance", partition, "observed")
+    assert (told["model"], told["base"]) == (str(place / "tuned"), str(place / "bert"))
+
+
+def test_requests_that_make_no_sense(place: Path, request_: Request, tmp_path: Path) -> None:
+    for changes, expected in (
+        ({"kind": "fischer"}, "there are no statistics 'fischer'\n  -> did you mean 'fisher'?"),
+        ({"kind": "gradient", "labels": "sampled"}, "gradient: the loss is that of the data's own labels, not of"),
+        ({"kind": "importance"}, "importance is about a base and a model fine-tuned from it\n  -> name that model as"),
+        ({"tuned": str(place / "tuned")}, "fisher is about one model\n  -> leave `tuned` out"),
+        ({"partition": "row"}, "there is no partition 'row'\n  -> choose one of layer, tensor, model"),
+    ):  # fmt: skip
+        assert expected in failing(replace(request_, **changes), tmp_path / "f.safetensors")
+
+
 def test_images_under_the_names_of_the_checkpoint(tmp_path: Path) -> None:
     """The loaded model calls it `q_proj`, the checkpoint `query`."""
     vit(tmp_path / "vit"), images(tmp_path / "images")
@@ -109,24 +165,29 @@ def test_other_draws_give_another_result(request_: Request, tmp_path: Path) -> N
     assert (tmp_path / "0.safetensors").read_bytes() != (tmp_path / "1.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["fisher", "gram"])
+@pytest.mark.parametrize("kind", ["fisher", "gram", "gradient", "importance"])
 def test_two_halves_added_are_the_whole(kind: str, place: Path, tmp_path: Path) -> None:
     """Unequal halves, of examples of unequal length."""
     texts(tmp_path / "one.jsonl", 5), texts(tmp_path / "two.jsonl", 7, first=5)
     for part in (tmp_path / "one", tmp_path / "two", place / "rows"):
-        asked = Request(str(place / "bert"), f"{part}.jsonl", kind, device="cpu")
+        asked = Request(str(place / "bert"), f"{part}.jsonl", kind, device="cpu", tuned=tuned_for(kind, place))
         measure(asked, tmp_path / f"{part.name}.safetensors")
     about = add([tmp_path / "one.safetensors", tmp_path / "two.safetensors"], tmp_path / "sum.safetensors")
     whole, added = load_file(tmp_path / "rows.safetensors"), load_file(tmp_path / "sum.safetensors")
     assert whole.keys() == added.keys()
     largest = max(float(tensor.abs().max()) for tensor in whole.values())
+    noise = 1e-12 if kind in ("fisher", "gram") else 1e-6  # of squares, or of the numbers themselves
     for name in whole:  # batches differ, and with them what is rounded: where a gradient is 0, to something very small
-        close = 1e-6 * float(whole[name].abs().max()) + 1e-12 * largest
+        close = 1e-6 * float(whole[name].abs().max()) + noise * largest
         assert torch.allclose(whole[name], added[name], rtol=1e-5, atol=close), name
     told, own = look(tmp_path / "rows.safetensors")[0], look(tmp_path / "sum.safetensors")[0]
     assert own == about
     assert (own.examples, own.tokens) == (told.examples, told.tokens) == (12, told.tokens)
-    assert own.norm == pytest.approx(told.norm) if kind == "fisher" else own.norm is None
+    assert own.norm == pytest.approx(told.norm) if kind in ("fisher", "gradient") else own.norm is None
+
+
+def tuned_for(kind: str, place: Path) -> str:
+    return str(place / "tuned") if kind == "importance" else ""
 
 
 def test_what_cannot_be_added(place: Path, request_: Request, tmp_path: Path) -> None:
@@ -170,9 +231,15 @@ class Stopping(Progress):
                 raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("options", [{}, {"labels": "sampled", "samples": 2}, {"kind": "gram"}], ids=str)
-def test_stopped_anywhere_it_ends_in_the_same_bytes(options: dict[str, Any], request_: Request, tmp_path: Path) -> None:
-    asked = replace(request_, batch_size=3, **options)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"labels": "sampled", "samples": 2}, *({"kind": kind} for kind in ("gram", "gradient", "importance"))],
+    ids=str,
+)
+def test_stopped_anywhere_it_ends_in_the_same_bytes(
+    options: dict[str, Any], place: Path, request_: Request, tmp_path: Path
+) -> None:
+    asked = replace(request_, batch_size=3, tuned=tuned_for(options.get("kind", ""), place), **options)
     measure(asked, tmp_path / "whole.safetensors")
     output = tmp_path / "stopped.safetensors"
     continued = []

@@ -21,18 +21,19 @@ _MOST = 0.99
 
 Partition = Literal["layer", "tensor", "model"]
 Evidence = Literal["gradient", "importance"]
+"""What is known of the parameters: each a parameter of the method, and what a command of its name measures."""
 
 
 @element
-def effect(base: float, tuned: float, evidence: float) -> float:
+def effect(base: float, tuned: float, gradient: float) -> float:
     """What one model's change of one parameter does to the loss, to first order."""
-    return (tuned - base) * evidence
+    return (tuned - base) * gradient
 
 
 @element
-def told(evidence: float) -> float:
+def told(importance: float) -> float:
     """How much one parameter matters, as it was given."""
-    return evidence
+    return importance
 
 
 def part_of(name: str, partition: Partition) -> str:
@@ -130,7 +131,8 @@ class Apl(Sparsifier):
     .. math::
         I_{ip} = \Big| \sum_{j \in p} \delta_{ij} \frac{\partial L_i}{\partial \theta_j} \Big|
 
-    or the mean of the importances that are given for its parameters. With P parts and T models
+    (`gradient`), or the mean of the importances that are given for its parameters (`importance`). With P parts and
+    T models
 
     .. math::
         p_{ip} = \min\big(\bar p\, P\, \operatorname{softmax}_p(-I_{ip} / \tau_1),\ 0.99\big), \qquad
@@ -144,12 +146,17 @@ class Apl(Sparsifier):
     task vector into the base, on a few examples; that it decides drop ratios and merging weights; that the product
     with the gradient approximates it; parts of several sizes; two temperatures. The paper has no code, and its text
     does not tell the formulas for the drop ratios and the weights: the two softmaxes, the bound of 0.99 and dropping
-    at random within a part are **reconstructed**. Its finest part, the hidden state, is not here.
+    at random within a part are **reconstructed**. Its finest part, the hidden state (a row of a matrix), is not here: a
+    row's ratio is a share among all rows of the model, and its weights compare the models row by row, while what
+    changes a task vector here sees one model at a time, and knows of other parameters one number for each tensor.
 
     Importances and temperatures are in units of the loss: with large temperatures this is DARE with `drop` for p.
-    Without `evidence` it is just that. `evidence` is for each model a file (in Python also a dict) of tensors with
-    the checkpoint's names: the mean gradient over a few of its task's examples **at the base**, or importances. What is
-    random depends on nothing but `seed`, the model's position, the tensor's name and the parameter's index.
+    Without `gradient` and `importance` it is just that. Each is for every model a file (in Python also a dict) of
+    tensors with the checkpoint's names. `weft gradient` measures the mean gradient over a few examples of the model's
+    task **at the base**; `weft importance`, by intervention, how far the base's loss falls with each part. A tensor of
+    importances without dimensions holds for all of its parameters. Interventions tell parts that help from those that
+    harm, whose importance is below zero; gradients only tell how much a part changes. What is random depends on nothing
+    but `seed`, the model's position, the tensor's name and the parameter's index.
 
     Source: after Kong et al. 2024, *Activated Parameter Locating via Causal Intervention for Model Merging* (arXiv
     2408.09485).
@@ -158,7 +165,7 @@ class Apl(Sparsifier):
         >>> import numpy as np, weft
         >>> base = {"w": np.zeros(2)}
         >>> tuned, gradient = [{"w": np.array([1.0, 2.0])}, {"w": np.ones(2)}], {"w": np.ones(2)}
-        >>> weft.merge(tuned, base=base, method="apl", drop=0, evidence=[gradient] * 2, weight_temperature=0.01)["w"]
+        >>> weft.merge(tuned, base=base, method="apl", drop=0, gradient=[gradient] * 2, weight_temperature=0.01)["w"]
         array([2., 4.])
     """
 
@@ -176,10 +183,12 @@ class Apl(Sparsifier):
     }
 
     drop: PerModel[Fraction] = parameter(0.5, "share of each task vector that is dropped, on average over parts")
-    evidence: PerModel[Annotated[Any, Tensors()]] = parameter(
-        None, "the gradient of the model's loss at the base, or importances: a file of tensors"
+    gradient: PerModel[Annotated[Any, Tensors()]] = parameter(
+        None, "the gradient of the model's loss at the base: a file of tensors"
     )
-    given: Evidence = parameter("gradient", "what `evidence` holds")
+    importance: PerModel[Annotated[Any, Tensors()]] = parameter(
+        None, "in its place, how much parts matter to the model: a file of tensors, or of a number for each tensor"
+    )
     partition: Partition = parameter("layer", "what the parts are")
     drop_temperature: Positive = parameter(
         1.0, "importance by which a part's drop ratio falls to 1/e of another's (tau1)"
@@ -190,31 +199,44 @@ class Apl(Sparsifier):
     seed: Integer = parameter(0, "of the draws")
 
     @model_validator(mode="after")
-    def _all_or_none(self) -> Apl:
-        lacking = [one is None for one in self.evidence]
-        if any(lacking) and not all(lacking):
-            raise ValueError("some models have evidence and others have none; give it for every model, or for none")
+    def _one_kind_for_all_or_none(self) -> Apl:
+        given = self._given()
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} tell the same; give one of them")
+        for kind, files in given.items():
+            if any(file is None for file in files):
+                what = f"some models have {'an' if kind == 'importance' else 'a'} {kind} and others have none"
+                raise ValueError(f"{what}; give it for every model, or for none")
         return self
+
+    def _given(self) -> dict[Evidence, tuple[Any, ...]]:
+        """What is known of the parameters: nothing, or the files of one kind."""
+        kinds: dict[Evidence, tuple[Any, ...]] = {"gradient": self.gradient, "importance": self.importance}
+        return {kind: files for kind, files in kinds.items() if any(file is not None for file in files)}
 
     def change(self) -> Change:
         """Importances, what follows from them, and what is kept."""
-        if all(one is None for one in self.evidence):
+        given = self._given()
+        if not given:
             drops = tuple(min(p, _MOST) for p in self.drop)
             return Change(dare, values={"drop": drops, "factor": tuple(1 / (1 - p) for p in drops)}, seed=self.seed)
-        expression = effect if self.given == "gradient" else told
+        [(kind, files)] = given.items()
+        expression = effect if kind == "gradient" else told
         return Change(
             dare,
             statistics=(
                 Statistic("sum", expression, Total(_sum), each=True, by_tensor=True, double=True),
-                Derived("drop", _drops(self.partition, self.given)),
-                Derived("factor", _factors(self.partition, self.given)),
+                Derived("drop", _drops(self.partition, kind)),
+                Derived("factor", _factors(self.partition, kind)),
             ),
             values={
                 "mean_drop": self.drop,
                 "drop_temperature": self.drop_temperature,
                 "weight_temperature": self.weight_temperature,
             },
-            auxiliary={"evidence": self.evidence},
+            auxiliary={kind: files},
             whole_model=True,
+            at_base=frozenset({"gradient"}),
+            spread=frozenset({"importance"}),
             seed=self.seed,
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import combinations
 from typing import Any, get_args
 
 from weft.algorithms.correction import Correction
 from weft.algorithms.method import Method, Tensors
 from weft.algorithms.sparsifier import Sparsifier
+from weft.errors import InputError
 
 
 def described(kind: type[Method]) -> dict[str, Any]:
@@ -82,6 +85,26 @@ def takes_tensors(kind: type[Method], field: str) -> bool:
     info = kind.model_fields[field]
     inner = [mark for part in get_args(info.annotation) for mark in get_args(part)]
     return any(isinstance(mark, Tensors) for mark in (*info.metadata, *inner))
+
+
+def together(kind: type[Method], files: Sequence[str]) -> tuple[str, ...]:
+    """Of parameters that are a file for each model, as many as the method takes together; of two ways the earlier.
+
+    Example:
+        >>> from weft.algorithms.apl import Apl
+        >>> from weft.algorithms.mats import Mats
+        >>> together(Apl, ["gradient", "importance"]), together(Mats, ["fisher", "gram"])
+        (('gradient',), ('fisher', 'gram'))
+    """
+
+    def taken(some: tuple[str, ...]) -> bool:
+        with suppress(InputError):
+            kind.resolved(["a"], common=dict.fromkeys(some, "a.safetensors"))
+            return True
+        return False
+
+    ways = (some for count in range(len(files), 0, -1) for some in combinations(files, count))
+    return next(filter(taken, ways), ())
 
 
 def allowed(kind: type[Method], field: str) -> str:

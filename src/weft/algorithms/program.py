@@ -171,6 +171,8 @@ class Change:
             of `ranking`, of equals the earlier one first, and `length`, how many parameters the row has.
         ranking: what is put in order, from `base` and `tuned`; not negative.
         functions, statistics, values, auxiliary, whole_model: as those of a program.
+        at_base: those of `auxiliary` that are about the base, and not about the model that they are given for.
+        spread: those of `auxiliary` in which a tensor without dimensions stands for its number in every place.
         seed: what `draw` depends on.
     """
 
@@ -181,7 +183,22 @@ class Change:
     values: Mapping[str, Number] = field(default_factory=dict)
     auxiliary: Mapping[str, Any] = field(default_factory=dict)
     whole_model: bool = False
+    at_base: frozenset[str] = frozenset()
+    spread: frozenset[str] = frozenset()
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How tensors beside a model are to be taken.
+
+    Attributes:
+        at_base: they are about the base.
+        spread: a tensor without dimensions stands for its number in every place.
+    """
+
+    at_base: bool = False
+    spread: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,6 +285,13 @@ class Program:
     def sources(self) -> Mapping[str, Any]:
         """All sources of tensors beside the checkpoints."""
         return {**self.auxiliary, **_prefixed(self.change.auxiliary if self.change else {})}
+
+    def taken(self, source: str) -> Taken:
+        """How the tensors of one of `sources` are to be taken."""
+        name, change = source.removeprefix(BEFORE), self.change
+        if change is None or not source.startswith(BEFORE):
+            return Taken()
+        return Taken(at_base=name in change.at_base, spread=name in change.spread)
 
 
 def _prefixed(named: Mapping[str, Any]) -> dict[str, Any]:

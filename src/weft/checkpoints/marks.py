@@ -18,7 +18,8 @@ from weft.checkpoints.checkpoint import Checkpoint
 
 _ENDS = 64
 """Numbers at either end of a tensor that are hashed."""
-_PREFIX = "model_"
+KINDS = ("fisher", "gram", "gradient", "importance")
+"""What is measured of models: the word that a file of statistics says of itself, and the command that measures it."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,14 @@ class Marks:
         return cls(_sha256(json.dumps(layout)), checkpoint.fingerprint["header_sha256"], _sampled(checkpoint))
 
     @classmethod
-    def told(cls, metadata: Mapping[str, str]) -> Self | None:
-        """The marks of the model that a file of statistics was measured on, if it says so."""
-        found = {key: metadata.get(_PREFIX + key, "") for key in cls.__dataclass_fields__}
+    def told(cls, metadata: Mapping[str, str], of: str = "model") -> Self | None:
+        """The marks of the model that a file of statistics was measured on, or its base's, if it says so."""
+        found = {key: metadata.get(f"{of}_{key}", "") for key in cls.__dataclass_fields__}
         return cls(**found) if all(found.values()) else None
 
-    @property
-    def metadata(self) -> dict[str, str]:
+    def metadata(self, of: str = "model") -> dict[str, str]:
         """As they stand in a file of statistics."""
-        return {_PREFIX + key: value for key, value in asdict(self).items()}
+        return {f"{of}_{key}": value for key, value in asdict(self).items()}
 
 
 def _sampled(checkpoint: Checkpoint) -> str:

@@ -12,7 +12,9 @@ from weft.cli.clean import clean
 from weft.cli.doctor import doctor
 from weft.cli.evaluate import evaluate
 from weft.cli.fisher import fisher
+from weft.cli.gradient import gradient
 from weft.cli.gram import gram
+from weft.cli.importance import importance
 from weft.cli.merge import merge
 from weft.cli.methods import methods
 from weft.cli.plan import plan
@@ -34,6 +36,8 @@ app.command()(plan)
 app.command()(methods)
 app.command()(fisher)
 app.command()(gram)
+app.command()(gradient)
+app.command()(importance)
 app.add_typer(stats)
 app.command()(schema)
 app.command()(doctor)

@@ -1,4 +1,4 @@
-"""What `fisher` and `gram` are asked in common: a model, data, and how to run the one on the other."""
+"""What all that measure a model are asked in common: a model, data, and how to run the one on the other."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ _DATA, _RUN = "Data", "How it is measured"
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="The folder of a Hugging Face model, or its Hub id.", show_default=False),
+]
+Base = Annotated[
+    str,
+    typer.Argument(
+        metavar="BASE",
+        help="The folder of the Hugging Face model that others were fine-tuned from, or its Hub id.",
+        show_default=False,
+    ),
+]
+Tuned = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="What was fine-tuned from it: a folder or Hub id.", show_default=False),
 ]
 Data = Annotated[
     str,
@@ -55,7 +67,8 @@ Label = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="The class, as the model's config names or numbers it; checked where given, used with --labels observed.",
+        help="The class, as the model's config names or numbers it; checked where given, used where the data's own "
+        "labels are. [default: guessed where needed]",
         show_default=False,
         rich_help_panel=_DATA,
     ),

@@ -21,7 +21,7 @@ stats = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="What `weft fisher` or `weft gram` wrote.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="What `weft fisher` or its like wrote.")]
 
 
 @stats.command()
@@ -59,7 +59,7 @@ def add(
 ) -> None:
     """Add statistics of one model on several data sets.
 
-    Each counts by how many examples (Fisher) or vectors (Gram) it was measured on: the result is what measuring all
+    Each counts by how many examples (of Gram matrices: vectors) it was measured on: the result is what measuring all
     data at once would give.
 
     **Example**: `weft stats add monday.fisher.safetensors tuesday.fisher.safetensors -o both.fisher.safetensors`
@@ -88,10 +88,11 @@ def _print(about: About, contents: list[Contents], tensors: bool) -> None:
         out.print(literal(told), highlight=False)
     for one in contents:
         if one.bad:
-            out.print(f"[bold red]error:[/] {literal(f'{one.name}: {one.bad} {_WRONG[about.kind]}')}", highlight=False)
+            out.print(f"[bold red]error:[/] {literal(f'{one.name}: {one.bad} {_wrong(about.kind)}')}", highlight=False)
 
 
-_WRONG = {"fisher": "numbers are NaN, infinite or negative", "gram": "numbers are NaN or infinite"}
+def _wrong(kind: str) -> str:
+    return "numbers are NaN, infinite or negative" if kind == "fisher" else "numbers are NaN or infinite"
 
 
 def _lines(about: About, contents: list[Contents]) -> list[tuple[str, str]]:
@@ -103,6 +104,7 @@ def _lines(about: About, contents: list[Contents]) -> list[tuple[str, str]]:
     lines = [
         ("kind", f"{about.kind} of {about.task}"),
         ("model", about.model),
+        *([("put into", f"{about.base}, by {about.partition}")] if about.base else []),
         ("data", f"{about.data} ({about.data_sha256[:12]})"),
         ("measured", f"{about.examples:,} examples, {about.tokens:,} tokens"),
         ("labels", labels or "none needed"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.algorithms.program import Taken
 from weft.checkpoints.adapter import open_adapted
 from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.hub import Fetched, bring_tokenizers, check_room, fetch, glance, is_hub_id
@@ -16,11 +17,14 @@ from weft.checkpoints.hub_ranges import told_doubts
 from weft.checkpoints.opening import expanded, open_checkpoint, open_remote
 from weft.checkpoints.renamed import renamed, without_stray_prefix
 from weft.checkpoints.sources import SourceFile
+from weft.checkpoints.spread import Spread
 from weft.engine.collector import collector_waits
 from weft.engine.progress import Progress
 from weft.engine.vocabulary import Settled, fitted, settle_vocabularies
 from weft.errors import InputError, Problem, labelled
 from weft.recipes.schema import ModelEntry, Recipe
+
+_AS_IT_IS = Taken()
 
 
 @dataclass
@@ -63,19 +67,22 @@ class Inputs:
             return self.base
         return self.models[self.names.index(name)]
 
-    def auxiliary(self, source: Any, label: str) -> Checkpoint:
+    def auxiliary(self, source: Any, label: str, taken: Taken = _AS_IT_IS) -> Checkpoint:
         """The tensors beside a model, such as its Fisher, or beside them all; each is opened once.
 
         Args:
             source: where they are.
             label: `fisher of model 'a'`; without a model, they have the rows of the reference.
+            taken: how to take them.
         """
         key = (id(source), label)
         if key not in self._auxiliary:
             checkpoint = open_checkpoint(_located(source, self.folder), label)
-            of = label.partition(" of ")[2] or next(self.all())[0]
+            of = "base" if taken.at_base else label.partition(" of ")[2] or next(self.all())[0]
             maps = self.vocabulary.maps.get(of, {}) if self.vocabulary else {}
-            self._auxiliary[key] = (source, fitted(checkpoint, maps))
+            checkpoint = fitted(checkpoint, maps)
+            shapes = {name: spec.shape for name, spec in self.reference.tensors.items()} if taken.spread else {}
+            self._auxiliary[key] = (source, Spread(checkpoint, shapes) if taken.spread else checkpoint)
         return self._auxiliary[key][1]
 
     def opened(self, source: Any, label: str) -> Checkpoint | None:

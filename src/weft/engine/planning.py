@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from weft.algorithms.chain import Chain
-from weft.algorithms.program import BEFORE, Program
+from weft.algorithms.program import BEFORE, Program, Taken
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.collector import collector_waits
 from weft.engine.fitting import Fitting, operand_of
 from weft.engine.inputs import Inputs
 from weft.engine.kinship import by_part, empty, strangers, unequal_experts, unequal_stacks
-from weft.engine.measured import measured_elsewhere
+from weft.engine.measured import another_kind, measured_elsewhere
 from weft.engine.misfits import (
     MissingError,
     TensorError,
@@ -189,15 +189,30 @@ class _Planner:
     def _open_auxiliaries(self) -> None:
         """Open what stands beside the checkpoints, so that a file that cannot be opened is one problem, not many."""
         for used in self._resolver.methods():
-            for (_, i), source, of in self._sources(self._program(used)):
+            for (argument, i), source, of in self._sources(self._program(used)):
+                taken = self._program(used).taken(argument)
                 try:
-                    checkpoint = self._inputs.auxiliary(source, of)
+                    checkpoint = self._inputs.auxiliary(source, of, taken)
                 except InputError as error:
                     self._problems += [labelled(of, problem) for problem in error.problems]
                     continue
                 self._problems += unreadable_figures(self._program(used), checkpoint, of)
-                foreign = measured_elsewhere(checkpoint, self._inputs.models[i], of) if i is not None else None
-                self._foreign += [foreign] if foreign else []
+                self._foreign += self._misplaced(checkpoint, argument, i, of, taken)
+
+    def _misplaced(
+        self, checkpoint: Checkpoint, argument: str, i: int | None, of: str, taken: Taken
+    ) -> Iterator[Problem]:
+        """What is wrong if what stands beside a model is about another, or is something else."""
+        if i is None:
+            return
+        model, base = self._inputs.models[i], self._inputs.base
+        about = base if taken.at_base else model
+        found = [
+            another_kind(checkpoint, argument.removeprefix(BEFORE), of),
+            measured_elsewhere(checkpoint, about, of) if about else None,
+            measured_elsewhere(checkpoint, base, of, "base") if base else None,
+        ]
+        yield from [problem for problem in found if problem][:1]
 
     def _sources(self, program: Program) -> Iterator[tuple[Key, Any, str]]:
         """Every source of tensors beside the checkpoints: what it feeds, where it is, what to call it."""

@@ -21,7 +21,7 @@ from weft.statistics.tensors import open_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MUST_AGREE = ("kind", "task", "labels", "samples")
+_MUST_AGREE = ("kind", "task", "labels", "samples", "partition")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _looked(checkpoint: Checkpoint, name: str, kind: str) -> Contents:
 def add(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> About:
     """Write the statistics of several data sets together, each weighted by how much was measured.
 
-    A Fisher is a mean over examples and a Gram matrix one over what its layer has seen, so that these are the weights.
+    Each is a mean over examples, a Gram matrix one over what its layer has seen, so that these are the weights.
     The result is that of measuring all data at once, but for rounding.
 
     Args:
@@ -107,7 +107,10 @@ def _misfits(first: Checkpoint, about: About, other: Checkpoint, its: About) -> 
             what = f"{key} is {str(a) or 'none'} in {first.label} but {str(b) or 'none'} in {other.label}"
             yield Problem(what, "add statistics that were measured in one way")
             return
-    if about.marks != its.marks:
+    if about.base_marks != its.base_marks:
+        what = f"{other.label} was measured with the base {its.base}, {first.label} with {about.base}: not the same"
+        yield Problem(what, "add statistics of one model and one base on several data sets")
+    elif about.marks != its.marks:
         what = f"{other.label} was measured on {its.model}, {first.label} on {about.model}: not the same model"
         yield Problem(what, "add statistics of one model on several data sets")
     elif {n: s.shape for n, s in first.tensors.items()} != {n: s.shape for n, s in other.tensors.items()}:
@@ -125,7 +128,7 @@ def _misfits(first: Checkpoint, about: About, other: Checkpoint, its: About) -> 
 
 def _weights(told: Sequence[About], name: str) -> list[float]:
     """By how much each counts; a layer that has seen nothing anywhere has zeros anywhere."""
-    counts = [about.examples if about.kind == "fisher" else about.rows[name] for about in told]
+    counts = [about.rows[name] if about.kind == "gram" else about.examples for about in told]
     return [count / max(sum(counts), 1) for count in counts]
 
 

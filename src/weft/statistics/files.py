@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft.checkpoints.checkpoint import Array, Checkpoint, TensorSpec
-from weft.checkpoints.marks import Marks
+from weft.checkpoints.marks import KINDS, Marks
 from weft.checkpoints.swap import sync
 from weft.errors import InputError, WeftError
 from weft.statistics.tensors import file_parts
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT = "1"
 """The version of the format, in the metadata under `weft_statistics`."""
-KINDS = ("fisher", "gram")
 
 
 class MeasureError(WeftError):
@@ -37,7 +36,7 @@ class About:
     """What a file of statistics says of itself.
 
     Attributes:
-        kind: `fisher` or `gram`.
+        kind: one of `KINDS`.
         model: what the user called the model.
         marks: of its checkpoint.
         task: what it predicts.
@@ -47,9 +46,12 @@ class About:
         examples, tokens: how many were measured.
         data: what the user called the data; several, if statistics were added.
         data_sha256: of what the model was given.
-        norm: of a Fisher, the length of all of it; tied tensors count once.
+        norm: of a Fisher or a gradient, the length of all of it; tied tensors count once.
         versions: of the libraries.
         rows: of Gram matrices, how many vectors each is a mean over.
+        partition: of importances, what the parts are.
+        base: of importances, what the user called the model that parts were put into.
+        base_marks: of its checkpoint.
     """
 
     kind: str
@@ -66,12 +68,15 @@ class About:
     norm: float | None = None
     versions: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)
+    partition: str = ""
+    base: str = ""
+    base_marks: Marks | None = None
 
     @property
     def metadata(self) -> dict[str, str]:
         """As it stands in the header; the same measurement says the same, whenever it is made."""
         told: dict[str, Any] = {
-            "format": "pt", "weft_statistics": FORMAT, "kind": self.kind, "model": self.model, **self.marks.metadata,
+            "format": "pt", "weft_statistics": FORMAT, "kind": self.kind, "model": self.model, **self.marks.metadata(),
             "task": self.task, "labels": self.labels, "samples": self.samples, "seed": self.seed,
             "examples": self.examples, "tokens": self.tokens, "data": self.data, "data_sha256": self.data_sha256,
             "versions": self.versions,
@@ -80,6 +85,8 @@ class About:
             told["norm"] = repr(self.norm)
         if self.kind == "gram":
             told["rows"] = json.dumps(dict(self.rows), separators=(",", ":"))
+        if self.base_marks is not None:
+            told |= {"partition": self.partition, "base": self.base, **self.base_marks.metadata("base")}
         return {key: str(value) for key, value in told.items()}
 
     @classmethod
@@ -92,7 +99,7 @@ class About:
         told = checkpoint.metadata
         if told.get("weft_statistics") != FORMAT:
             what = f"{checkpoint.label}: says nothing of what it was measured on"
-            raise InputError(what, "statistics that `weft fisher` or `weft gram` wrote are meant")
+            raise InputError(what, "what `weft fisher` and the other commands that measure a model wrote is meant")
         marks = Marks.told(told)
         try:
             figures: dict[str, Any] = {key: int(told[key]) for key in ("samples", "seed", "examples", "tokens")}
@@ -107,7 +114,8 @@ class About:
             raise InputError(f"{checkpoint.label}: its metadata do not fit its tensors", "measure it again")
         if marks is None or words["kind"] not in KINDS or figures["examples"] < 1 or not isfinite(norm or 0.0):
             raise InputError(f"{checkpoint.label}: its metadata are damaged", "measure it again")
-        return cls(marks=marks, norm=norm, rows=rows, **figures, **words)
+        words |= {key: told.get(key, "") for key in ("partition", "base")}
+        return cls(marks=marks, norm=norm, rows=rows, base_marks=Marks.told(told, "base"), **figures, **words)
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from weft.checkpoints.checkpoint import TensorSpec
+from weft.algorithms.apl import Partition
+from weft.checkpoints.checkpoint import Checkpoint
 from weft.checkpoints.locking import locked
-from weft.checkpoints.marks import Marks
+from weft.checkpoints.marks import KINDS, Marks
+from weft.engine.measured import as_stored
 from weft.engine.progress import Progress
-from weft.errors import InputError, listed
+from weft.errors import InputError, nearest
 from weft.statistics.data import Columns, opened, with_columns
 from weft.statistics.examples import Examples, prepare
 from weft.statistics.files import About, MeasureError, check_output, versions, write_statistics
 from weft.statistics.interrupts import interrupts_between
 from weft.statistics.loading import ENCODER, Loaded, load, needed
-from weft.statistics.naming import GRADIENTS, Naming
+from weft.statistics.parting import grafts, open_tuned
+from weft.statistics.results import Grams, Parameterwise, Partwise, Statistics, counted
 from weft.statistics.room import chosen_room, planned
 from weft.statistics.snapshots import Identity, Keeper, Snapshot, begun
-from weft.statistics.tensors import spec_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from weft.statistics.estimating import Estimator
 
 INTERVAL = 60.0
 """Seconds between two snapshots."""
 LABELS = ("auto", "exact", "sampled", "observed")
+_OF_A_LOSS = ("gradient", "importance")
+"""Kinds that are about the loss on the data, which only the data's own labels tell."""
 _PER_EXAMPLE = ("sequence-classification", "image-classification", ENCODER)
 """Tasks with one label for each example: where these are few, `auto` goes through all of them."""
 
@@ -43,7 +45,7 @@ class Request:
     Attributes:
         model: a model's folder, or its id on the Hub.
         data: a file, a folder, or a data set on the Hub.
-        kind: `fisher` or `gram`.
+        kind: one of `KINDS`: `fisher`, `gram`, `gradient` or `importance`.
         task: what the model predicts, a name in `TASKS`; None for what its config says.
         head: a file with the linear head of an encoder.
         pooling: how an encoder's output becomes one vector: `mean` or `cls`.
@@ -57,6 +59,8 @@ class Request:
         seed: of the draws, and of which tokens are masked.
         gradients: for Gram matrices, also those of the gradients of the layers' outputs.
         device: where to run it, as torch calls it; None for the fastest that is there.
+        tuned: for importances, the folder of the model whose parts are put into this one, or its id on the Hub.
+        partition: for importances, what the parts are: `layer`, `tensor` or `model`.
     """
 
     model: str
@@ -75,6 +79,8 @@ class Request:
     seed: int = 0
     gradients: bool = False
     device: str | None = None
+    tuned: str = ""
+    partition: str = "layer"
 
 
 @dataclass(frozen=True)
@@ -139,36 +145,51 @@ def measure(
     _check(request)
     check_output(output, overwrite=overwrite)
     device = chosen_device(request.device)
-    with locked(output):
+    with locked(output), ExitStack() as stack:
         told.phase(f"loading {request.model}", 0)
         loaded = load(request.model, request.task, request.head)
+        stack.enter_context(closing(loaded.checkpoint))
         request = replace(request, labels=_settled(request, loaded), device=device)
-        try:
-            with opened(request.data, request.split, request.examples) as rows:
-                needs_label = request.labels == "observed"
-                table = with_columns(rows, request.data, request.columns, loaded.task, needs_label=needs_label)
-                examples = prepare(
-                    table, loaded, max_length=request.max_length, labelled=needs_label, seed=request.seed, progress=told
-                )
-                run = _Run(request, loaded, examples, Keeper(output, interval), told)
-                return run.measured(output, restart=restart, began=began)
-        finally:
-            loaded.checkpoint.close()
+        tuned = open_tuned(request.tuned, loaded.checkpoint, loaded.naming) if request.tuned else None
+        if tuned:
+            stack.enter_context(closing(tuned))
+        rows = stack.enter_context(opened(request.data, request.split, request.examples))
+        needs_label = request.labels == "observed"
+        table = with_columns(rows, request.data, request.columns, loaded.task, needs_label=needs_label)
+        examples = prepare(
+            table, loaded, max_length=request.max_length, labelled=needs_label, seed=request.seed, progress=told
+        )
+        run = _Run(request, loaded, tuned, examples, Keeper(output, interval), told)
+        return run.measured(output, restart=restart, began=began)
 
 
 def _check(request: Request) -> None:
+    if request.kind not in KINDS:
+        what = f"there are no statistics {request.kind!r}"
+        raise InputError(what, nearest(request.kind, KINDS) or f"choose one of {', '.join(KINDS)}")
     if request.labels not in LABELS:
         raise InputError(f"there are no labels {request.labels!r}", f"choose one of {', '.join(LABELS)}")
+    if request.kind in _OF_A_LOSS and request.labels not in ("auto", "observed"):
+        what = f"{request.kind}: the loss is that of the data's own labels, not of labels: {request.labels}"
+        raise InputError(what, "leave labels out")
+    if bool(request.tuned) is not (request.kind == "importance"):
+        what = f"{request.kind} is about {'one model' if request.tuned else 'a base and a model fine-tuned from it'}"
+        raise InputError(what, "leave `tuned` out" if request.tuned else "name that model as `tuned`")
     if request.samples < 1:
         raise InputError(f"--samples {request.samples}: at least one label must be drawn", "ask for 1 or more")
     if request.seed < 0:
         raise InputError(f"--seed {request.seed}: seeds are not negative", "choose another")
+    if request.partition not in get_args(Partition):
+        what = f"there is no partition {request.partition!r}"
+        raise InputError(what, f"choose one of {', '.join(get_args(Partition))}")
 
 
 def _settled(request: Request, loaded: Loaded) -> str:
     """Where labels come from, decided once for all examples; nowhere for Gram matrices of inputs."""
     from weft.statistics.labels import EXACT_UP_TO
 
+    if request.kind in _OF_A_LOSS:
+        return "observed"
     if request.kind == "gram" and not request.gradients:
         return ""
     if request.labels != "auto":
@@ -183,6 +204,7 @@ class _Run:
 
     request: Request
     loaded: Loaded
+    tuned: Checkpoint | None
     examples: Examples
     keeper: Keeper
     progress: Progress
@@ -251,8 +273,9 @@ class _Run:
             for key in ("kind", "pooling", "batch_size", "labels", "samples", "seed", "gradients", "device")
         }
         head = self.loaded.head
+        put_in = {"partition": request.partition, **Marks.of(self.tuned).metadata("tuned")} if self.tuned else {}
         return {
-            **asked, **Marks.of(self.loaded.checkpoint).metadata, "task": self.loaded.task.name,
+            **asked, **Marks.of(self.loaded.checkpoint).metadata(), **put_in, "task": self.loaded.task.name,
             "head": _head_sha256(head) if head else None, "examples": len(self.examples),
             "max_length": self.examples.longest, "data_sha256": self.examples.sha256, "versions": versions(),
         }  # fmt: skip
@@ -269,6 +292,11 @@ class _Run:
 
         request, module = self.request, self.loaded.module
         likelihood = likelihood_of(self.loaded, request.pooling)
+        if self.tuned:
+            parts = grafts(self.loaded.checkpoint, self.tuned, self.loaded.naming, self._partition)
+            return estimating.InterventionEstimator(module, likelihood, parts)
+        if request.kind == "gradient":
+            return estimating.GradientEstimator(module, likelihood)
         if request.kind == "gram":
             labels = request.labels or "auto"  # which nobody asks for without gradients
             return estimating.GramEstimator(
@@ -283,17 +311,10 @@ class _Run:
         yield from estimator.remarks
 
     def _written(self, output: Path, estimator: Estimator) -> Measured:
-        naming, means = self.loaded.naming, estimator.means()
-        is_gram = self.request.kind == "gram"
-        statistics = Grams(naming, means, counted(estimator)) if is_gram else Fishers(naming, means)
+        statistics = self._statistics(estimator)
         if not statistics.specs:
             raise MeasureError(f"nothing that was measured belongs to a tensor of {self.loaded.path}")
-        about = About(
-            self.request.kind, self.loaded.label, Marks.of(self.loaded.checkpoint), self.loaded.task.name,
-            self.request.labels, self.request.samples if self.request.labels == "sampled" else 0, self.request.seed,
-            estimator.examples, estimator.tokens, self.request.data, self.examples.sha256, statistics.norm, versions(),
-            statistics.rows,
-        )  # fmt: skip
+        about = self._about(estimator, statistics)
         size = write_statistics(output, statistics.specs, statistics.tensor, about.metadata)
         for remark in statistics.remarks:
             self.progress.warning(remark)
@@ -301,6 +322,30 @@ class _Run:
         return Measured(
             output, about.kind, about.task, about.labels, about.examples, about.tokens, about.norm,
             len(statistics.specs), size, 0.0, 0, remarks,
+        )  # fmt: skip
+
+    @property
+    def _partition(self) -> Partition:
+        return cast("Partition", self.request.partition)  # it was checked
+
+    def _statistics(self, estimator: Estimator) -> Statistics:
+        naming, means = self.loaded.naming, estimator.means()
+        if self.tuned:
+            return Partwise(naming, means, self._partition)
+        return Grams(naming, means, counted(estimator)) if self.request.kind == "gram" else Parameterwise(naming, means)
+
+    def _about(self, estimator: Estimator, statistics: Statistics) -> About:
+        request, own = self.request, Marks.of(self.loaded.checkpoint)
+        about = About(
+            request.kind, self.loaded.label, own, self.loaded.task.name, request.labels,
+            request.samples if request.labels == "sampled" else 0, request.seed, estimator.examples, estimator.tokens,
+            request.data, self.examples.sha256, statistics.norm, versions(), statistics.rows,
+        )  # fmt: skip
+        if not self.tuned:
+            return about
+        return replace(
+            about, model=request.tuned, marks=Marks.of(as_stored(self.tuned)), base=self.loaded.label, base_marks=own,
+            partition=request.partition,
         )  # fmt: skip
 
 
@@ -319,88 +364,6 @@ def likelihood_of(loaded: Loaded, pooling: str) -> Any:
     if loaded.head is None:
         return families.likelihood_of(loaded.module)
     return likelihoods.EncoderWithHead(weight=loaded.head.weight, bias=loaded.head.bias, pooling=pooling)
-
-
-def counted(estimator: Estimator) -> dict[str, int]:
-    """How many vectors each layer has seen, by its weight: not every layer sees every token."""
-    from weft.statistics.factors import ROWS
-
-    return {name.removesuffix(ROWS): int(t) for name, t in estimator.sums().items() if name.endswith(ROWS)}
-
-
-class Fishers:
-    """Fisher information under the checkpoint's names.
-
-    Args:
-        naming: which tensor each parameter is.
-        means: by parameter.
-
-    Attributes:
-        specs: the tensors.
-        norm: the length of all of it; a parameter counts once, whatever its names.
-        rows: none: every tensor is a mean over the examples.
-        remarks: what was left out, in words.
-    """
-
-    def __init__(self, naming: Naming, means: Mapping[str, Tensor]) -> None:
-        self._naming = naming
-        self._means = {name: tensor.detach().float().cpu() for name, tensor in means.items()}
-        named = naming.named(self._means)
-        self.specs: tuple[TensorSpec, ...] = tuple(
-            replace(spec_of(name, self._means[parts[0]]), shape=naming.shapes[name]) for name, parts in named.items()
-        )
-        counted = {part for parts in named.values() for part in parts}
-        self.norm: float | None = sqrt(sum(float(self._means[part].double().square().sum()) for part in counted))
-        self.rows: Mapping[str, int] = {}
-        self.remarks: tuple[str, ...] = ()
-
-    def tensor(self, name: str) -> Tensor:
-        """One of them."""
-        return self._naming.assembled(name, self._means)
-
-
-class Grams:
-    """Gram matrices, each under the name of the weight that it belongs to.
-
-    Args:
-        naming: which tensor each parameter is.
-        means: by the weight's parameter, and the same with `@gradients`.
-        counts: by the weight's parameter, how many vectors its layer has seen.
-
-    Attributes:
-        specs: the matrices.
-        norm: None.
-        rows: for each matrix how many vectors it is a mean over.
-        remarks: what was left out, in words.
-    """
-
-    norm: float | None = None
-
-    def __init__(self, naming: Naming, means: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
-        self._means = {name: tensor.detach().float().cpu() for name, tensor in means.items()}
-        self._places: dict[str, tuple[str, slice]] = {}
-        for name in naming.pieces:
-            found = naming.rows(name)
-            if found is not None:
-                parameter, first, last = found
-                self._add(name, parameter, slice(None))
-                self._add(name + GRADIENTS, parameter + GRADIENTS, slice(first, last))
-        self.specs: tuple[TensorSpec, ...] = tuple(spec_of(name, self.tensor(name)) for name in self._places)
-        self.rows: Mapping[str, int] = {
-            name: counts[source.removesuffix(GRADIENTS)] for name, (source, _) in self._places.items()
-        }
-        used = {source for source, _ in self._places.values()}
-        left = [name for name in self._means if name not in used]
-        self.remarks: tuple[str, ...] = (f"layers without a matrix in the checkpoint: {listed(left)}",) if left else ()
-
-    def _add(self, name: str, source: str, rows: slice) -> None:
-        if source in self._means:
-            self._places[name] = (source, rows)
-
-    def tensor(self, name: str) -> Tensor:
-        """One of them."""
-        source, rows = self._places[name]
-        return self._means[source][rows, rows]
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
