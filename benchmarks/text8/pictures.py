@@ -33,12 +33,20 @@ def _file(title: str) -> str:
 
 
 def _bars(results: Results, file: Path) -> str:
-    rows = sorted(results.rows, key=lambda row: results.mean_share(row) or 0.0)
+    """Defaults as bars, and where tuning brought them as a mark."""
+    every = [row for row in results.rows if row.facts.get("variant") != "tuned"]
+    rows = sorted(every, key=lambda row: results.mean_share(row) or 0.0)
+    places = {row.name: k for k, row in enumerate(rows)}
     figure = Figure(figsize=(8, 0.8 + 0.28 * len(rows)), layout="constrained")
     axes: Axes = figure.subplots()
     shares = [results.mean_share(row) or 0.0 for row in rows]
-    colours = [{"untuned": UNTUNED, "tuned": TUNED}.get(str(row.facts.get("variant")), OTHER) for row in rows]
+    colours = [UNTUNED if "variant" in row.facts else OTHER for row in rows]
     axes.barh([row.name for row in rows], shares, color=colours, height=0.7)
+    tuned = {str(row.facts["method"]): row for row in results.rows if row.facts.get("variant") == "tuned"}
+    found = {places[name]: results.mean_share(row) or 0.0 for name, row in tuned.items() if name in places}
+    if found:
+        axes.plot(list(found.values()), list(found), "D", ms=4, color=TUNED, label="tuned")
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     for k, share in enumerate(shares):
         axes.text(share + 0.005, k, f"{share:.3f}", va="center", color=INK, fontsize=8)
     axes.set_xlim(min(0.6, min(shares) - 0.05), 1.06)

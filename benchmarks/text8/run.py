@@ -4,7 +4,7 @@ Trains what is missing, merges with every method of the registry, untuned and tu
 everything on test, and writes docs/benchmark.json, docs/benchmark.md and its pictures. Interrupted, it goes on: models,
 statistics and scores that are known are not computed again. The page is about all seeds that were run.
 
-Use: python benchmarks/text8/run.py --data FOLDER [--runs FOLDER] [--seed N] [--only ties,linear] [--dtype float32]
+Use: python benchmarks/text8/run.py --data FOLDER [--runs FOLDER] [--seed N] [--only ties,linear] [--untuned]
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of matrix products")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     parser.add_argument("--memory", default="6GiB", help="of a merge; the embedding alone takes wudi 2.2 GB")
+    parser.add_argument("--untuned", action="store_true", help="defaults only: tuning takes eight times as long")
     parser.add_argument("--merges-only", action="store_true", help="neither the ensemble, which takes long, nor curves")
     parser.add_argument("--draw", action="store_true", help="run nothing, only write page and pictures again")
     chosen = parser.parse_args(words)
@@ -67,7 +68,7 @@ def run(chosen: argparse.Namespace, target: Path) -> None:
     board.add(*bench.scored({"base": bench.places.base}).rows)
     methods = chosen.only.split(",") if chosen.only else weft.methods()
     ran = [method for method in methods if untuned(board, method)]
-    for method in ran:
+    for method in () if chosen.untuned else ran:
         tuned(board, method)
     if not chosen.merges_only:
         board.add(bench.scored({}, ensemble=True).rows[-1])

@@ -1,4 +1,4 @@
-"""Several seeds as one table: means over seeds, and how far seeds lie apart."""
+"""Several seeds as one table: means over the seeds that have a row, and how far they lie apart."""
 
 from __future__ import annotations
 
@@ -10,25 +10,32 @@ from weft.evaluation.results import Curve, Results, Row, Score, Series
 
 
 def joined(results: Sequence[Results]) -> Results:
-    """The table of means; a row that a seed lacks is left out.
+    """The table of means. Every row and every curve says of which seeds it is, since not all are run with each.
 
     Args:
-        results: one for each seed; settings and merge times are those of the first.
+        results: one for each seed; settings and merge times are those of the first that has the row.
     """
     first = results[0]
+    names = dict.fromkeys(row.name for each in results for row in each.rows)
+    titles = dict.fromkeys(curve.title for each in results for curve in each.curves)
     facts = {**first.facts, "seeds": [each.facts["seed"] for each in results]}
-    if len(results) == 1:
-        return replace(first, facts=facts)
-    named = [{row.name: row for row in each.rows} for each in results]
-    rows = [_row([by[row.name] for by in named], results) for row in first.rows if all(row.name in by for by in named)]
-    curves = [_curve([each.curves[k] for each in results]) for k in range(min(len(each.curves) for each in results))]
-    return replace(first, rows=rows, curves=curves, facts=facts)
+    rows = [_row(name, [each for each in results if any(row.name == name for row in each.rows)]) for name in names]
+    return replace(first, rows=rows, curves=[_curve(title, results) for title in titles], facts=facts)
 
 
-def _row(rows: Sequence[Row], results: Sequence[Results]) -> Row:
-    scores = {name: _score([row.scores[name] for row in rows]) for name in rows[0].scores}
-    shares = [each.mean_share(row) or 0.0 for each, row in zip(results, rows, strict=True)]
-    return replace(rows[0], scores=scores, facts={**rows[0].facts, "apart": stdev(shares)})
+def _row(name: str, results: Sequence[Results]) -> Row:
+    rows = [next(row for row in each.rows if row.name == name) for each in results]
+    scores = {task: _score([row.scores[task] for row in rows]) for task in rows[0].scores}
+    facts = {**rows[0].facts, "seeds": [each.facts["seed"] for each in results]}
+    if len(rows) > 1:
+        facts["apart"] = stdev(each.mean_share(row) or 0.0 for each, row in zip(results, rows, strict=True))
+    if facts.get("variant") == "tuned":
+        facts["untuned"] = fmean(_share(facts["method"], each) for each in results)
+    return replace(rows[0], scores=scores, facts=facts)
+
+
+def _share(name: str, results: Results) -> float:
+    return next(results.mean_share(row) or 0.0 for row in results.rows if row.name == name)
 
 
 def _score(scores: Sequence[Score]) -> Score:
@@ -42,8 +49,10 @@ def _score(scores: Sequence[Score]) -> Score:
     )
 
 
-def _curve(curves: Sequence[Curve]) -> Curve:
-    """The mean of lines that all seeds have at the same places."""
+def _curve(title: str, results: Sequence[Results]) -> Curve:
+    """The mean of lines that all seeds with this curve have at the same places."""
+    found = [(each.facts["seed"], curve) for each in results for curve in each.curves if curve.title == title]
+    curves = [curve for _, curve in found]
     named = [{series.name: series for series in curve.series} for curve in curves]
     common = [s for s in curves[0].series if all(s.name in by and list(by[s.name].x) == list(s.x) for by in named)]
     lines = [[by[series.name].y for by in named] for series in common]
