@@ -42,7 +42,7 @@ from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tab
 _SAMPLED = 1 << 17
 """Parameters from which on a sample is taken before a search."""
 
-_STRETCH, _LEAST_SAMPLE = 512, 1 << 14
+_STRETCH, _LEAST_SAMPLE = 1024, 1 << 14
 """A sample is taken in stretches: enough of them to tell how much they differ."""
 
 Slot = int | None
