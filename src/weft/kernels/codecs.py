@@ -15,24 +15,15 @@ from llvmlite import binding, ir
 from numba import config, njit, types
 from numba.extending import intrinsic
 
+from weft.kernels.making import bitcast
+
 _INLINE = {"forceinline": True, "error_model": "numpy", "nogil": True}
 _U16, _U32, _U64 = np.uint16, np.uint32, np.uint64
 _F32, _F64 = np.float32, np.float64
 
 
-def _bitcast(source, target, llvm_type):
-    @intrinsic
-    def cast(typing_context, value):
-        def generate(context, builder, signature, arguments):
-            return builder.bitcast(arguments[0], llvm_type)
-
-        return target(source), generate
-
-    return cast
-
-
-_float_of = _bitcast(types.uint32, types.float32, ir.FloatType())
-_bits_of = _bitcast(types.float32, types.uint32, ir.IntType(32))
+_float_of = bitcast(types.uint32, types.float32, ir.FloatType())
+_bits_of = bitcast(types.float32, types.uint32, ir.IntType(32))
 
 
 @intrinsic

@@ -14,24 +14,14 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+
+from weft.kernels.making import bitcast
 
 _INLINE = {"forceinline": True, "error_model": "numpy", "nogil": True}
 
 
-def _bitcast(origin, target, llvm_type):
-    @intrinsic
-    def cast(typing_context, value):
-        def generate(context, builder, signature, arguments):
-            return builder.bitcast(arguments[0], llvm_type)
-
-        return target(origin), generate
-
-    return cast
-
-
-_single = _bitcast(types.int32, types.float32, ir.FloatType())
-_double = _bitcast(types.int64, types.float64, ir.DoubleType())
+_single = bitcast(types.int32, types.float32, ir.FloatType())
+_double = bitcast(types.int64, types.float64, ir.DoubleType())
 
 _F32, _F64, _I32, _I64 = np.float32, np.float64, np.int32, np.int64
 

@@ -69,6 +69,19 @@ def _entry(compiled: Any, kinds: Sequence[str]) -> Callable[..., int]:
     return space["entry"]
 
 
+def bitcast(source, target, llvm_type):
+    """A compiled function that takes the bits of one type for a number of another."""
+
+    @intrinsic
+    def cast(typing_context, value):
+        def generate(context, builder, signature, arguments):
+            return builder.bitcast(arguments[0], llvm_type)
+
+        return target(source), generate
+
+    return cast
+
+
 @intrinsic
 def _at(typing_context, address, dtype):
     """What lies at an address, as numbers of a type."""
