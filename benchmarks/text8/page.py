@@ -9,6 +9,7 @@ import pictures
 from curves import ABLATION
 from protocol import plain
 
+from weft.algorithms.registry import method as named
 from weft.evaluation.results import Results, Row
 
 PROTOTYPE = {"experts": 1.0, "base": 0.829, "linear": 0.908, "task_arithmetic": 0.912, "ties": 0.925}
@@ -182,6 +183,7 @@ def judged(results: Results) -> Iterator[str]:
         if low in shares and high in shares and of[low] == of[high]:
             lines.append(f"* {low} ({shares[low]:.3f}) < {high} ({shares[high]:.3f}): {_verdict(shares, low, high)}")
     yield "\n".join(lines)
+    yield from too_far(results, shares)
     best = best_static(results)
     if best is not None:
         yield best_told(best, shares)
@@ -192,6 +194,24 @@ def _verdict(shares: Mapping[str, float], low: str, high: str) -> str:
     if abs(shares[high] - shares[low]) < NOISE:
         return "too close to tell"
     return "holds" if shares[low] < shares[high] else "**does not hold**"
+
+
+def too_far(results: Results, shares: Mapping[str, float]) -> Iterator[str]:
+    """Why adding task vectors may fall behind averaging, if it does."""
+    added, averaged = "task_arithmetic", "linear"
+    tuned = next((row for row in results.rows if row.name == f"{added}, tuned"), None)
+    if not shares.get(added, 1.0) < shares.get(averaged, 0.0) or tuned is None:
+        return
+    scale = named(added).model_fields["scale"].default
+    count = len(results.tasks)
+    yield (
+        f"Task arithmetic with its default scale of {scale:g} goes {scale * count:.1f} times as far from the base as the "
+        f"average of {count} models, which is task arithmetic with a scale of {1 / count:g}: the default is for fewer "
+        f"models, or such as disturb each other less. With the scale chosen on validation "
+        f"({plain(tuned.facts['settings'])}) it is at {shares[tuned.name]:.3f}, with "
+        f"{_told_seeds(tuned.facts['seeds'])}, where its default is at {tuned.facts['untuned']:.3f}; the curve over "
+        "scales is below."
+    )
 
 
 def best_static(results: Results) -> Row | None:
@@ -229,6 +249,9 @@ def prototype(shares: Mapping[str, float]) -> str:
 
 def curves(results: Results, drawn: Mapping[str, str], folder: str) -> Iterator[str]:
     """Pictures, and the ablation as a table."""
+    own = results.facts["curves of"]
+    if results.curves and own != results.facts["seeds"]:
+        yield f"What follows is of {_told_seeds(own)} alone."
     for curve in results.curves:
         yield f"## {curve.title}"
         if curve.title == ABLATION:

@@ -18,7 +18,11 @@ def joined(results: Sequence[Results]) -> Results:
     first = results[0]
     names = dict.fromkeys(row.name for each in results for row in each.rows)
     titles = dict.fromkeys(curve.title for each in results for curve in each.curves)
-    facts = {**first.facts, "seeds": [each.facts["seed"] for each in results]}
+    facts = {
+        **first.facts,
+        "seeds": [each.facts["seed"] for each in results],
+        "curves of": [each.facts["seed"] for each in results if each.curves],
+    }
     rows = [_row(name, [each for each in results if any(row.name == name for row in each.rows)]) for name in names]
     return replace(first, rows=rows, curves=[_curve(title, results) for title in titles], facts=facts)
 
@@ -51,8 +55,7 @@ def _score(scores: Sequence[Score]) -> Score:
 
 def _curve(title: str, results: Sequence[Results]) -> Curve:
     """The mean of lines that all seeds with this curve have at the same places."""
-    found = [(each.facts["seed"], curve) for each in results for curve in each.curves if curve.title == title]
-    curves = [curve for _, curve in found]
+    curves = [curve for each in results for curve in each.curves if curve.title == title]
     named = [{series.name: series for series in curve.series} for curve in curves]
     common = [s for s in curves[0].series if all(s.name in by and list(by[s.name].x) == list(s.x) for by in named)]
     lines = [[by[series.name].y for by in named] for series in common]
