@@ -206,8 +206,8 @@ def too_far(results: Results, shares: Mapping[str, float]) -> Iterator[str]:
     count = len(results.tasks)
     yield (
         f"Task arithmetic with its default scale of {scale:g} goes {scale * count:.1f} times as far from the base as "
-        f"the average of {count} models, which is task arithmetic with a scale of {1 / count:g}: the default is for fewer "
-        f"models, or such as disturb each other less. With the scale chosen on validation "
+        f"the average of {count} models, which is task arithmetic with a scale of {1 / count:g}: the default is for "
+        f"fewer models, or such as disturb each other less. With the scale chosen on validation "
         f"({plain(tuned.facts['settings'])}) it is at {shares[tuned.name]:.3f}, with "
         f"{_told_seeds(tuned.facts['seeds'])}, where its default is at {tuned.facts['untuned']:.3f}; the curve over "
         "scales is below."
