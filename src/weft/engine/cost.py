@@ -7,6 +7,7 @@ from collections import Counter
 from weft.algorithms.program import Share, Statistic
 from weft.engine.binding import asked_by
 from weft.engine.planning import Plan
+from weft.engine.together import groups
 from weft.engine.whole import asked_at_last
 from weft.engine.work import Work
 from weft.kernels.folds import DIGITS
@@ -68,7 +69,7 @@ def _passes(work: Work) -> list[set[str]]:
     """
     program = work.program
     asked = [asked_at_last(program)]
-    for stage in program.stages:
+    for stage, *_ in groups(program):
         if isinstance(stage.statistic, Statistic):
             rounds = 8 * work.compute.itemsize // DIGITS if isinstance(stage.statistic.fold, Share) else 1
             asked += [asked_by(program, stage)] * rounds

@@ -9,6 +9,7 @@ from math import ceil
 
 from weft.algorithms.program import Gram, Rank, Share, Stage, Statistic
 from weft.engine.ranking import BYTES, row_length
+from weft.engine.together import groups
 from weft.engine.whole import is_whole, need
 from weft.engine.work import Copied, Work
 from weft.errors import InputError
@@ -143,13 +144,17 @@ def _row_bytes(item: Work | Copied) -> int:
 
 
 def _table_bytes(items: Iterable[Work | Copied]) -> int:
-    """What one thread's selection tables may take: one for each model and each set of parameters."""
+    """What one thread's selection tables may take: one for each model, rank and set of parameters."""
+    kinds = {(id(item.program), item.models): item for item in items if isinstance(item, Work)}
     selecting = [
-        (item.method, item.models, (ShareSelection if isinstance(statistic.fold, Share) else RankSelection).table_bytes)
-        for item in items
-        if isinstance(item, Work)
-        for statistic in (stage.statistic for stage in item.program.stages)
-        if isinstance(statistic, Statistic) and isinstance(statistic.fold, (Rank, Share))
+        (item.method, len(group) * item.models * _one_table(group[0].statistic.fold))
+        for item in kinds.values()
+        for group in groups(item.program)
+        if isinstance(group[0].statistic, Statistic) and isinstance(group[0].statistic.fold, (Rank, Share))
     ]
-    settings = len({id(used) for used, _, _ in selecting})
-    return max((table * models * settings for _, models, table in selecting), default=0)
+    settings = len({id(used) for used, _ in selecting})
+    return max((tables * settings for _, tables in selecting), default=0)
+
+
+def _one_table(fold: Rank | Share) -> int:
+    return ShareSelection.table_bytes if isinstance(fold, Share) else RankSelection.table_bytes

@@ -32,6 +32,7 @@ from weft.engine.ranking import depends_on_place, row_length
 from weft.engine.reading import Buffers, Reader, StripInputs
 from weft.engine.runner import Runner
 from weft.engine.snapshots import Share, Snapshots
+from weft.engine.together import groups
 from weft.engine.watch import Watch
 from weft.engine.work import Strip, Tile, Work, strips, tiles
 from weft.kernels.dtypes import FLOAT64, DType
@@ -47,6 +48,9 @@ _STRETCH, _LEAST_SAMPLE = 1024, 1 << 14
 
 Slot = int | None
 """Which model a number belongs to; None: to all together."""
+
+_Answer = tuple[Work, Slot, int]
+"""Whose number it is, and of which of the statistics that a pass is about."""
 
 
 @dataclass(frozen=True)
@@ -179,16 +183,26 @@ class _Settling:
 
     def _end(self, program: Program) -> tuple[Any, ...]:
         done: tuple[Any, ...] = ()
-        for stage in program.stages:
-            if stage.prefix != self._prefix:
+        for group in self._groups(program):
+            known, ends = self._known[done], []
+            for stage in group:
+                done = (*done, stage, *_chosen(program, stage))
+                ends.append(done)
+            if done in self._known:
                 continue
-            before = self._known[done]
-            done = (*done, stage, *_chosen(program, stage))
-            if done not in self._known:
-                results = _results(self._asking(stage), self.count, stage, program, before)
+            every = _results(self._asking(group[0]), self.count, group, program, known)
+            for end, stage, results in zip(ends, group, every, strict=True):
                 name = stage.statistic.name
-                self._known[done] = {w: {**v, name: results[w]} if w in results else v for w, v in before.items()}
+                known = {w: {**v, name: results[w]} if w in results else v for w, v in known.items()}
+                self._known[end] = known
         return done
+
+    def _groups(self, program: Program) -> Iterator[list[Stage]]:
+        """Stages that one pass finds together, unless some tensor asks for one of them without the others."""
+        for group in groups(program):
+            if group[0].prefix == self._prefix:
+                asking = [self._asking(stage).works for stage in group]
+                yield from [group] if all(works == asking[0] for works in asking) else ([stage] for stage in group)
 
     def _asking(self, stage: Stage) -> Scope:
         """The scope of a statistic: a change is about the tensors that it happens to, and no others."""
@@ -204,16 +218,21 @@ def numbers(work: Work) -> dict[str, Number]:
 
 
 def _results(
-    scope: Scope, number: int, stage: Stage, program: Program, before: Mapping[Work, Values]
-) -> Mapping[Work, Number]:
+    scope: Scope, number: int, group: Sequence[Stage], program: Program, before: Mapping[Work, Values]
+) -> Sequence[Mapping[Work, Number]]:
+    """For each of some statistics that one pass finds the number of each tensor."""
+    stage = group[0]
     if isinstance(stage.statistic, Derived):
         works = sorted(scope.works, key=lambda work: work.spec.name)
         known = [Numbers(w.spec.name, w.spec.shape, _own_names(stage.prefix, before[w])) for w in works]
-        return dict(zip(works, stage.statistic.compute(known), strict=True))
+        return [dict(zip(works, stage.statistic.compute(known), strict=True))]
     if not stage.by_tensor:
-        return _Pass(scope, number, stage, program, before).results()
-    own = ((work, replace(scope, works=[work])) for work in scope.works)
-    return {work: _Pass(part, number, stage, program, before).results()[work] for work, part in own}
+        return _Pass(scope, number, group, program, before).results()
+    parts = (replace(scope, works=[work]) for work in scope.works)
+    each = [_Pass(part, number, group, program, before).results() for part in parts]
+    return [
+        {work: number for found in results for work, number in found.items()} for results in zip(*each, strict=True)
+    ]
 
 
 def _own_names(prefix: str, values: Values) -> Values:
@@ -236,24 +255,26 @@ class _Worker:
 
 
 class _Pass:
-    """One statistic over one scope.
+    """One statistic over one scope, or several ranks of one expression.
 
     Args:
         scope: which tensors.
         number: which of the scope's statistics it is, counted from 1.
-        stage: what is asked.
+        group: what is asked.
         program: of the tensor that asks; its functions are what the expression receives.
         values: the numbers known before, for each tensor.
     """
 
     def __init__(
-        self, scope: Scope, number: int, stage: Stage, program: Program, values: Mapping[Work, Values]
+        self, scope: Scope, number: int, group: Sequence[Stage], program: Program, values: Mapping[Work, Values]
     ) -> None:
+        stage = group[0]
         assert isinstance(stage.statistic, Statistic)
         self._scope = scope
         self._key = (*scope.key, number)
         self._stage = stage
         self._statistic = stage.statistic
+        self._folds = [each.statistic.fold for each in group if isinstance(each.statistic, Statistic)]
         self._functions = program.all_functions
         self._values = values
         models = scope.works[0].models
@@ -265,26 +286,30 @@ class _Pass:
         self._bound = {work: {slot: self._bind(work, slot) for slot in self._asked} for work in scope.works}
         self._positions = {work: k for k, work in enumerate(scope.works)}
 
-    def results(self) -> dict[Work, float | tuple[float, ...]]:
-        """For each tensor its number, or one for each model."""
+    def results(self) -> list[dict[Work, float | tuple[float, ...]]]:
+        """Of each statistic for each tensor its number, or one for each model."""
         found = self._found() if self._asked else {}
+        return [self._rows(found, k) for k in range(len(self._folds))]
+
+    def _rows(self, found: Mapping[_Answer, float], k: int) -> dict[Work, float | tuple[float, ...]]:
         rows = {
-            work: tuple(self._known.get(slot, found.get((work, slot), 0.0)) for slot in self._slots)
+            work: tuple(self._known.get(slot, found.get((work, slot, k), 0.0)) for slot in self._slots)
             for work in self._scope.works
         }
         return {work: row[0] if self._slots == [None] else row for work, row in rows.items()}
 
-    def _found(self) -> dict[tuple[Work, Slot], float]:
+    def _found(self) -> dict[_Answer, float]:
         """As an earlier run settled it, or measured now."""
-        places = [(work, slot) for work in self._scope.works for slot in self._asked]
+        own = [(slot, k) for k in range(len(self._folds)) for slot in self._asked]
+        places = [(work, *place) for work in self._scope.works for place in own]
         if (kept := self._scope.journal.recall(self._key)) is not None:
             self._pass_over()
-            every = kept * len(self._scope.works) if len(kept) == len(self._asked) else kept
+            every = kept * len(self._scope.works) if len(kept) == len(own) else kept
             return dict(zip(places, map(float.fromhex, every), strict=True))
         found = self._measured()
         if self._scope.is_worth_keeping:
             numbers = [found[place].hex() for place in places]
-            first = numbers[: len(self._asked)]
+            first = numbers[: len(own)]
             self._scope.journal.settle(self._key, first if numbers == first * len(self._scope.works) else numbers)
         return found
 
@@ -296,15 +321,17 @@ class _Pass:
             self._scope.watch.clear(read)
             self._scope.reader.looked_at(sum(operand.spec.nbytes for operand in read))
 
-    def _measured(self) -> dict[tuple[Work, Slot], float]:
+    def _measured(self) -> dict[_Answer, float]:
         fold = self._statistic.fold
         if isinstance(fold, Total):
-            return self._totals(fold)
-        if isinstance(fold, Gram):
-            return self._products(fold)
-        if isinstance(fold, Extreme):
-            return self._extremes(fold)
-        return self._selected(fold)
+            found = self._totals(fold)
+        elif isinstance(fold, Gram):
+            found = self._products(fold)
+        elif isinstance(fold, Extreme):
+            found = self._extremes(fold)
+        else:
+            return self._selected()
+        return {(*place, 0): number for place, number in found.items()}
 
     def _told(self, slot: Slot) -> float | None:
         """The figure in the metadata of an auxiliary file, where the statistic may be known from there."""
@@ -409,12 +436,19 @@ class _Pass:
         snapshots = self._snapshots(0, merge, named, {})
         self._sweep(snapshots, lambda: _Worker(snapshots.share({}), self._scope.buffers()), step)
 
-    def _selected(self, fold: Rank | ShareOf) -> dict[tuple[Work, Slot], float]:
-        targets = {(work, slot): self._target(fold, work, slot) for work in self._scope.works for slot in self._asked}
+    def _selected(self) -> dict[_Answer, float]:
+        fold = self._statistic.fold
+        targets = {
+            (work, slot, k): self._target(own, work, slot)
+            for k, own in enumerate(self._folds)
+            for work in self._scope.works
+            for slot in self._asked
+            if isinstance(own, (Rank, ShareOf))
+        }
         if isinstance(fold, Rank) and len(self._scope.works) == 1 and self._scope.count <= self._scope.tile:
             return self._ranked_at_once(targets)
         compute = self._compute(self._scope.works[0])
-        wanted = {slot: {target for (_, s), target in targets.items() if s == slot} for slot in self._asked}
+        wanted = {slot: {target for (_, s, _), target in targets.items() if s == slot} for slot in self._asked}
         selections: dict[Slot, Selection] = {
             slot: RankSelection(asked, compute, fold.signed)
             if isinstance(fold, Rank)
@@ -427,15 +461,16 @@ class _Pass:
         while unfinished := {slot: s for slot, s in selections.items() if not s.done}:
             self._count(unfinished, rounds)
             rounds += 1
-        return {(work, slot): selections[slot].result(target) for (work, slot), target in targets.items()}
+        return {place: selections[place[1]].result(target) for place, target in targets.items()}
 
-    def _ranked_at_once(self, targets: Mapping[tuple[Work, Slot], float]) -> dict[tuple[Work, Slot], float]:
+    def _ranked_at_once(self, targets: Mapping[_Answer, float]) -> dict[_Answer, float]:
         """The same order statistics where one tile holds the whole scope: no tables, and one look."""
         strip = Strip(tuple(self._scope.tiles()))
-        found: dict[tuple[Work, Slot], float] = {}
+        found: dict[_Answer, float] = {}
         for slot, values in self._evaluated(_Worker(Share({}), self._scope.buffers()), strip, self._asked):
-            rank = int(targets[strip.item, slot])
-            found[strip.item, slot] = float(np.partition(values, rank - 1)[rank - 1]) if rank else 0.0
+            ranks = {place: int(target) for place, target in targets.items() if place[1] == slot}
+            parted = np.partition(values, [rank - 1 for rank in {*ranks.values()} if rank] or 0)
+            found |= {place: float(parted[rank - 1]) if rank else 0.0 for place, rank in ranks.items()}
         self._scope.watch.finish_pass()
         return found
 
