@@ -77,7 +77,7 @@ def plainly() -> dict[tuple[str, str], dict[str, bytes]]:
 def test_threads_tiles_and_budgets(name: str, way: str, plainly: Any, tmp_path: Path) -> None:
     recipe = make_recipe(parts_of(name, way, formed("folder", models()), tmp_path))
     for workers in (1, 2, 3, 4):
-        for tile, memory in ((0, 2 * 2**30), (BLOCK, 2 * 2**30), (3 * BLOCK, 2 * 2**30), (0, 40 * 10**6)):
+        for tile, memory in ((0, 2 * 2**30), (BLOCK, 2 * 2**30), (3 * BLOCK, 2 * 2**30), (0, 64 * 10**6)):
             inputs = open_inputs(recipe)
             plan = make_plan(recipe, inputs)
             aliases = {alias: item.spec.name for item in plan.items for alias in item.aliases}
@@ -93,7 +93,7 @@ def test_formats_of_models(name: str, way: str, form: str, plainly: Any, tmp_pat
     """One file, a folder, shards, an index, pickles, dicts of arrays and of torch tensors."""
     parts = parts_of(name, way, formed(form, models()), tmp_path)
     assert in_memory(parts) == plainly[name, way]
-    weft.merge_to(parts, tmp_path / "out.safetensors", memory="40MB", workers=3)
+    weft.merge_to(parts, tmp_path / "out.safetensors", memory="64MB", workers=3)
     assert as_bytes(read_safetensors(tmp_path / "out.safetensors")) == plainly[name, way]
 
 
