@@ -46,10 +46,53 @@ def test_one_function_serves_many_types(dtype: type) -> None:
 
 def test_an_array_that_is_not_in_order_is_refused() -> None:
     values, by = np.arange(7.0), np.arange(6.0).reshape(2, 3)
-    with pytest.raises(TypeError, match=r"weighed: argument 1 is not an array in C order"):
+    with pytest.raises(TypeError, match=r"weighed: argument 2 has shape \(3, 2\) .*; it takes arrays in C order"):
         weighed(values, by.T, 0, np.empty(7))
-    with pytest.raises(TypeError, match="argument 3"):
+    with pytest.raises(TypeError, match="argument 4"):
         weighed(values, by, 0, np.empty(14)[::2])
+
+
+@pytest.mark.parametrize("shape", [(), (4, 1), (2, 2)])
+def test_an_array_of_other_dimensions_is_refused(shape: tuple[int, ...]) -> None:
+    """Also where the first call was with what it takes."""
+    assert masked(np.zeros(4, np.uint16), 1) == 0
+    with pytest.raises(TypeError, match=r"argument 1 has shape|cannot be handed over"):
+        masked(np.zeros(shape, np.uint16), 1)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "float16", "bool", "M8[s]", "complex64", "V3", object])
+def test_numbers_of_other_kinds_are_refused(dtype: str) -> None:
+    with pytest.raises(TypeError, match="cannot be handed over"):
+        masked(np.zeros(4, dtype), 1)
+
+
+def test_a_function_that_depends_on_what_is_around_it_is_refused() -> None:
+    around = 7
+    with pytest.raises(TypeError, match="depends on variables around it"):
+        native(lambda values: around)
+
+
+@native
+def half(values):
+    return 0.5
+
+
+def test_only_whole_numbers_are_returned() -> None:
+    with pytest.raises(TypeError, match="half returns float64"):
+        half(np.zeros(1))
+
+
+def test_the_largest_whole_numbers_come_through_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    high = (1 << 63) + 5
+    for laid_out in (True, False):
+        monkeypatch.setattr(machine, "fields_are_where_numpy_declares_them", lambda known=laid_out: known)
+        again = native(masked.dispatcher.py_func)
+        for mask in (5, high):
+            bits = np.array([high | 2], np.uint64)
+            again(bits, mask)
+            assert bits.tolist() == [(high | 2) & mask]
+        with pytest.raises(TypeError, match="argument 1"):
+            again(np.zeros(8, np.uint64)[::2], 5)
 
 
 def test_what_cannot_be_handed_over_is_named() -> None:
@@ -147,6 +190,17 @@ def test_who_uses_numba_too_is_not_disturbed(tmp_path: Path, first: str) -> None
     assert told[-7:] == ["[array([2., 2.]), array([0., 0., 0.])]", "[5.]"] * 3 + ["seven"]
 
 
+def test_where_nothing_can_be_written_it_works(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    missing = str(tmp_path / "file" / "cache")
+    assert run(Path(missing), TMPDIR=missing) == "[5.] True"
+
+
+def test_how_many_threads_numba_has_is_nothing_to_machine_code(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert run(tmp_path, NUMBA_NUM_THREADS="1") == "[5.] False"
+
+
 def test_another_processor_has_machine_code_of_its_own(tmp_path: Path) -> None:
     run(tmp_path)
     assert run(tmp_path, NUMBA_CPU_NAME="generic") == "[5.] True"
@@ -158,7 +212,7 @@ def test_the_text_of_a_function_is_part_of_its_name(tmp_path: Path, monkeypatch:
     for answer in (1, 2):
         space: dict[str, object] = {}
         exec(f"def told(values): return {answer}", space)
-        assert Native("told", lambda text=str(answer): text, lambda space=space: space["told"])(np.zeros(1)) == answer
+        assert Native("told", str(answer), lambda space=space: space["told"])(np.zeros(1)) == answer
     assert len(list(tmp_path.rglob("told.*.o"))) == 2
 
 

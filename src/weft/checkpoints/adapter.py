@@ -131,7 +131,7 @@ class Adapted(Checkpoint):
 
     @property
     def is_computed(self) -> bool:
-        """True: codes are decoded, products added."""
+        """True: products are added."""
         return True
 
     def close(self) -> None:

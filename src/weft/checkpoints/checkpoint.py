@@ -125,7 +125,7 @@ class Checkpoint(ABC):
 
     @property
     def is_computed(self) -> bool:
-        """Whether reading means computing, so that what was read is worth keeping however much else is to be read.
+        """Whether reading means so much computing that what was read is worth keeping, however much else is to be read.
 
         What lies in a file as it is mostly comes back from the system's memory as fast as from ours.
         """

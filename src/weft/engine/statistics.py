@@ -43,8 +43,8 @@ from weft.kernels.selection import RankSelection, Selection, ShareSelection, Tab
 _SAMPLED = 1 << 17
 """Parameters from which on a sample is taken before a search."""
 
-_STRETCH, _LEAST_SAMPLE = 1024, 1 << 14
-"""A sample is taken in stretches: enough of them to tell how much they differ."""
+_STRETCH, _LEAST_SAMPLE, _LARGEST_SAMPLE = 1024, 1 << 14, 1 << 22
+"""A sample is taken in stretches: enough of them to tell how much they differ. The largest is that of all models."""
 
 Slot = int | None
 """Which model a number belongs to; None: to all together."""
@@ -497,7 +497,7 @@ class _Pass:
 
     def _learn(self, selections: Mapping[Slot, Selection]) -> None:
         """Let the searches begin where a sample says that the answers are."""
-        pieces = list(_sampled(self._scope))
+        pieces = list(_sampled(self._scope, len(selections)))
         if not pieces:
             return
         compute = self._compute(self._scope.works[0])
@@ -568,13 +568,14 @@ class _Pass:
         return (value,)
 
 
-def _sampled(scope: Scope) -> Iterator[Tile[Work]]:
+def _sampled(scope: Scope, slots: int) -> Iterator[Tile[Work]]:
     """Stretches of a scope's tensors, at even distances, that stand for the whole.
 
     The fewer n of N parameters are looked at, the more keys lie in the bracket that they give: about N / sqrt(n). To go
     through those costs as much as to sort the sample where n is in proportion to N^(2/3).
     """
-    wanted = max(int((2.0 * scope.count) ** (2 / 3)), _LEAST_SAMPLE) // _STRETCH
+    best = int((2.0 * scope.count) ** (2 / 3))
+    wanted = min(max(best, _LEAST_SAMPLE), _LARGEST_SAMPLE // slots) // _STRETCH
     distance = max(scope.count // wanted, _STRETCH)
     place = 0
     for work in scope.works:

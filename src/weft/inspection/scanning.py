@@ -227,9 +227,9 @@ def _plainly(values: Array, start: int) -> Numbers:
 def _codes(values: Array, stored: Array, start: int, scratch: Array) -> Numbers:
     """Formats of one byte: how often each of the 256 codes occurs tells everything."""
     codes = stored.view(np.uint8)
-    table = np.zeros((4, 256), np.int64)
-    _count(codes, table)
-    counts = table.sum(axis=0)
+    parts = np.zeros((4, 256), np.int64)
+    _count(codes, parts)
+    counts = parts.sum(axis=0)
     finite = np.isfinite(values)
     seen = values[finite & (counts > 0)]
     bad = not finite[counts > 0].all()

@@ -1,13 +1,11 @@
-"""Where compiled kernels are kept: a folder that every process of a person shares, each file named by its content."""
+"""Where compiled kernels are kept: a folder of all processes of a person, with files named by what they depend on."""
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
-import shutil
 import tempfile
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -23,7 +21,7 @@ def cache_folder() -> Path:
 
 
 def kernels_cached() -> int:
-    """How many kernels were compiled before: 0 on a machine that never merged."""
+    """How many loops were asked for before: 0 on a machine that never merged."""
     return sum(1 for _ in cache_folder().glob("*.py"))
 
 
@@ -38,11 +36,11 @@ def digest(text: str) -> str:
 
 
 def keep(name: str, content: bytes) -> Path:
-    """Write a file, whole or not at all, unless it is there; to a folder of our own if the cache is read-only."""
-    try:
-        return _kept_in(cache_folder(), name, content)
-    except OSError:
-        return _kept_in(_private_folder(), name, content)
+    """Write a file, whole or not at all, unless it is there or cannot be written; where it is, or would be."""
+    path = cache_folder() / name
+    with suppress(OSError):  # a cache that cannot be written costs time in the next process, and nothing else
+        _write(path, content)
+    return path
 
 
 def keep_code(name: str, code: bytes) -> None:
@@ -60,19 +58,15 @@ def kept_code(name: str) -> bytes | None:
     return code if hashlib.sha256(code).digest() == seal else None
 
 
-def _kept_in(folder: Path, name: str, content: bytes) -> Path:
-    path = folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_bytes() != content:
-        with tempfile.NamedTemporaryFile("wb", dir=folder, suffix=".tmp", delete=False) as file:
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_bytes() == content:
+        return
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".tmp", delete=False) as file:
+        try:
             file.write(content)
-        os.replace(file.name, path)
-    return path
-
-
-@cache
-def _private_folder() -> Path:
-    """A folder that nobody else can write to, gone when the process ends."""
-    folder = tempfile.mkdtemp(prefix="weft-kernels-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+            file.close()
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise

@@ -119,7 +119,7 @@ def _compiled(loop: Loop, joined: bool = False) -> Kernel:
     source = source_of(loop, joined=joined)
     name = f"k{digest(source)}"
     readable = keep(f"{name}.py", source.encode())
-    native = Native(name, lambda: source, partial(_made, source, readable, joined))
+    native = Native(name, source, partial(_made, source, readable, joined))
     native.prepare(*_of_no_elements(loop, joined))
     if not _decoded_first(loop):
         return native

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, config, njit, types
 from numba.extending import intrinsic
 
 from weft.kernels.native import HEAD, NEVER_CALLED
@@ -21,7 +21,13 @@ _KNOWN = {*NEVER_CALLED, "NRT_incref", "NRT_decref"}
 
 
 def dispatcher(function: Callable[..., Any]) -> Any:
-    """A function as numba compiles it for whatever types it is called with."""
+    """A function as numba compiles it for whatever types it is called with.
+
+    Raises:
+        RuntimeError: if numba was told not to compile.
+    """
+    if config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set, and Weft computes with what numba compiles; unset it")
     return njit(nogil=True, error_model="numpy")(function)
 
 
@@ -45,10 +51,22 @@ def machine_code(compiled: Any, kinds: Sequence[str]) -> bytes | None:
         compiled: the function, from `dispatcher`.
         kinds: of the arguments, as `native.kind_of` names them.
     """
+    compiled.compile(tuple(map(_seen, kinds)))
+    for signature in compiled.nopython_signatures:
+        if not isinstance(signature.return_type, (types.Integer, types.Boolean, types.NoneType)):
+            raise TypeError(f"{compiled.__name__} returns {signature.return_type}, and no whole number")
     entry = cfunc(types.int64(*map(_handed_over, kinds)), error_model="numpy")(_entry(compiled, kinds))
     code = entry._library._get_compiled_object()
-    named = {name.decode() for name in re.findall(rb"\0((?:NRT|numba)_\w+|\.const\.picklebuf)", code)}
+    named = {name.decode() for name in re.findall(rb"\0_?((?:NRT|numba)_\w+|\.const\.picklebuf)", code)}
     return b"\n".join((entry._wrapper_name.encode(), code)) if named <= _KNOWN else None
+
+
+def _seen(kind: str) -> Any:
+    """The type that the function sees."""
+    if " " not in kind:
+        return _handed_over(kind)
+    dtype, dimensions = kind.split()
+    return types.Array(getattr(types, dtype), int(dimensions), "C")
 
 
 def _handed_over(kind: str) -> Any:
@@ -62,7 +80,7 @@ def _entry(compiled: Any, kinds: Sequence[str]) -> Callable[..., int]:
     given = dict(zip(names, names, strict=True))
     given |= {f"a{k}": f"array_{count}(a{k}, types.{dtype})" for k, dtype, count in arrays}
     lines = [f"def entry({', '.join(names)}):"]
-    lines += [f"    if not in_order(a{k}):\n        return -{k} - 1" for k, *_ in arrays]
+    lines += [f"    if not in_order(a{k}, {count}):\n        return -{k} - 1" for k, _, count in arrays]
     lines += [f"    done = compiled({', '.join(given.values())})", "    return 0 if done is None else done", ""]
     space = {"compiled": compiled, "array_1": _vector, "array_2": _matrix, "in_order": _in_order, "types": types}
     exec("\n".join(lines), space)  # of our own words and numpy's names of types
@@ -94,9 +112,10 @@ def _at(typing_context, address, dtype):
 
 
 @njit(forceinline=True)
-def _in_order(address):
-    """Whether the numbers of an array lie one after the other: the first of its flags."""
-    return _at(address + HEAD + 48, types.int32)[0] & 1 == 1
+def _in_order(address, dimensions):
+    """Whether an array has so many dimensions, and its numbers lie one after the other: the first of its flags."""
+    same = _at(address + HEAD + 8, types.int32)[0] == dimensions
+    return same and _at(address + HEAD + 48, types.int32)[0] & 1 == 1
 
 
 @njit(forceinline=True)

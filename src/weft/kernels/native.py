@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property
 from importlib import import_module
 from importlib.metadata import version
@@ -37,9 +40,9 @@ _LOADING = RLock()
 class Native:
     """A function over arrays and numbers, compiled for the types that it is called with.
 
-    Arguments are arrays in C order, whole numbers (64 bits, which wrap around) and floats (float64). It returns a whole
-    number that is not negative, or nothing, and holds no lock while it runs. One that takes memory of its own or may
-    raise an error works, but is compiled anew in every process.
+    Arguments are arrays in C order, whole numbers (64 bits, which wrap around) and floats (float64); what is written to
+    must be writable. It returns a whole number or nothing, and holds no lock while it runs. One that takes memory of
+    its own or may raise an error works, but is compiled anew in every process.
 
     Args:
         name: what its machine code is called in the cache.
@@ -47,7 +50,7 @@ class Native:
         make: gives the Python function to compile; asked once, and only if there is no machine code.
     """
 
-    def __init__(self, name: str, text: Callable[[], str], make: Callable[[], Callable[..., Any]]) -> None:
+    def __init__(self, name: str, text: str, make: Callable[[], Callable[..., Any]]) -> None:
         self.name = name
         self._text = text
         self._make = make
@@ -57,21 +60,23 @@ class Native:
         """Run it; a whole number.
 
         Raises:
-            TypeError: if an array is not in C order.
+            TypeError: if an array is not in C order, or has other dimensions than with these types before.
         """
-        kinds = tuple([a.dtype.char if isinstance(a, np.ndarray) else type(a) for a in arguments])
+        kinds = tuple([a.dtype if isinstance(a, np.ndarray) else type(a) for a in arguments])
         entry = self._entries.get(kinds)
         if entry is None:
             entry = self.prepare(*arguments)
         done = entry(*arguments)
-        if done < 0:
-            raise TypeError(f"{self.name}: argument {-done - 1} is not an array in C order")
+        if -len(kinds) <= done < 0:
+            wrong = arguments[-done - 1]
+            told = f"argument {-done} has shape {wrong.shape} and strides {wrong.strides}"
+            raise TypeError(f"{self.name}: {told}; it takes arrays in C order, always of as many dimensions")
         return done
 
     def prepare(self, *arguments: Any) -> Callable[..., int]:
         """Load the machine code for arguments of these types, or make it."""
         with _LOADING:
-            kinds = tuple(a.dtype.char if isinstance(a, np.ndarray) else type(a) for a in arguments)
+            kinds = tuple(a.dtype if isinstance(a, np.ndarray) else type(a) for a in arguments)
             if kinds not in self._entries:
                 self._entries[kinds] = self._entry(tuple(map(kind_of, arguments)))
             return self._entries[kinds]
@@ -89,24 +94,43 @@ class Native:
     def _entry(self, kinds: Sequence[str]) -> Callable[..., int]:
         code = self._machine_code(kinds) if fields_are_where_numpy_declares_them() else None
         if code is None:
-            return lambda *arguments: int(self.dispatcher(*arguments) or 0)
+            return _compiled_anew(self.dispatcher, kinds)
         types = [_C_TYPES.get(kind, ctypes.py_object) for kind in kinds]
         return ctypes.CFUNCTYPE(ctypes.c_int64, *types)(_loaded(code))
 
     def _machine_code(self, kinds: Sequence[str]) -> bytes | None:
-        name = f"{self.name}.{digest(' '.join((self._text(), target(), *kinds)))}.o"
+        name = f"{self.name}.{digest(' '.join((self._text, target(), *kinds)))}.o"
         code = kept_code(name)
         if code is None:
             code = import_module("weft.kernels.making").machine_code(self.dispatcher, kinds)
-            if code is not None:
+            if code is not None and not _changed_since():
                 keep_code(name, code)
         return code
 
 
 def native(function: Callable[..., Any]) -> Native:
     """Mark a function to be compiled. It may call others of its own module that are marked, and no others."""
+    if function.__closure__:
+        raise TypeError(f"{function.__qualname__} depends on variables around it, which its text does not tell")
     module, file = function.__module__.rpartition(".")[2], Path(function.__code__.co_filename)
-    return Native(f"{module}.{function.__name__}", lambda: _text_of(file), lambda: function)
+    return Native(f"{module}.{function.__qualname__}", _text_of(file), lambda: function)
+
+
+def _compiled_anew(dispatcher: Any, kinds: Sequence[str]) -> Callable[..., int]:
+    """The function as numba calls it, with the same promises."""
+    dimensions = {k: int(kind.split()[1]) for k, kind in enumerate(kinds) if " " in kind}
+
+    def call(*arguments: Any) -> int:
+        for k, count in dimensions.items():
+            if arguments[k].ndim != count or not arguments[k].flags.c_contiguous:
+                return -k - 1
+        return int(dispatcher(*(_in_64_bits(a) if isinstance(a, int) else a for a in arguments)) or 0)
+
+    return call
+
+
+def _in_64_bits(number: int) -> int:
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 class Inline:
@@ -137,13 +161,16 @@ def kind_of(argument: object) -> str:
         >>> kind_of(np.zeros((2, 3), np.uint16)), kind_of(7), kind_of(0.5)
         ('uint16 2', 'int', 'float')
     """
-    if isinstance(argument, np.ndarray):
-        return f"{argument.dtype.name} {argument.ndim}"
-    if type(argument) not in (int, float):
-        raise TypeError(f"{argument!r} is neither an array nor a number of Python's")
-    return type(argument).__name__
+    if not isinstance(argument, np.ndarray):
+        if type(argument) not in (int, float):
+            raise TypeError(f"{argument!r} is neither an array nor a number of Python's")
+        return type(argument).__name__
+    if argument.dtype.name not in _NUMBERS or not argument.dtype.isnative or argument.ndim not in (1, 2):
+        raise TypeError(f"an array of {argument.dtype!r} with {argument.ndim} dimensions cannot be handed over")
+    return f"{argument.dtype.name} {argument.ndim}"
 
 
+_NUMBERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)} | {"float32", "float64"}
 _C_TYPES: dict[str, Any] = {"int": ctypes.c_int64, "float": ctypes.c_double}
 
 
@@ -152,16 +179,32 @@ def _text_of(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
+_HERE = Path(__file__).parent
+_BEGAN = time.time()
+
+
+def _changed_since() -> bool:
+    """Whether the installation was changed while this process ran: what it compiles may be of the old text."""
+    return any(file.stat().st_ctime > _BEGAN for file in _HERE.parent.rglob("*.py"))
+
+
 @cache
 def target() -> str:
-    """What machine code depends on beside the text: who compiles it, for which processor, and how."""
-    makers = f"numba {version('numba')} llvmlite {llvmlite.__version__} making {digest(_text_of(_MAKING))}"
-    chosen = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("NUMBA_"))
+    """What machine code depends on beside the text: who compiles it, for which processor, and how it is called."""
+    makers = f"numba {version('numba')} llvmlite {llvmlite.__version__}"
+    ours = digest(_text_of(_HERE / "making.py") + _text_of(_HERE / "native.py"))
     processor = (binding.get_process_triple(), binding.get_host_cpu_name(), _features())
-    return " ".join((makers, *processor, *chosen))
+    return " ".join((makers, ours, str(HEAD), *processor, *_settings()))
 
 
-_MAKING = Path(__file__).with_name("making.py")
+def _settings() -> Iterator[str]:
+    """What a person told numba, in the environment or in the file that it looks for, as far as code depends on it."""
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("NUMBA_") and "THREAD" not in name and name != "NUMBA_CACHE_DIR":
+            yield f"{name}={value}"
+    file = Path(".numba_config.yaml")
+    if file.is_file():
+        yield file.read_text(encoding="utf-8", errors="replace")
 
 
 def _features() -> str:
@@ -188,24 +231,36 @@ def _loaded(code: bytes) -> int:
 def _machine() -> Any:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    for name in NEVER_CALLED:
-        if binding.address_of_symbol(name) is None:  # numba, should it be loaded later, puts its own in their place
-            binding.add_symbol(name, ctypes.cast(ctypes.pythonapi.Py_FatalError, ctypes.c_void_p).value)
+    with _numba_waits():
+        for name in NEVER_CALLED:
+            if binding.address_of_symbol(name) is None:  # numba, should it be loaded later, puts its own in their place
+                binding.add_symbol(name, ctypes.cast(ctypes.pythonapi.Py_FatalError, ctypes.c_void_p).value)
     return binding.Target.from_default_triple().create_target_machine()
+
+
+def _numba_waits() -> AbstractContextManager[Any]:
+    """While held, no other thread begins to compile, which is when numba names its own functions."""
+    if "numba" not in sys.modules:
+        return nullcontext()
+    return import_module("numba.core.compiler_lock").global_compiler_lock  # type: ignore[no-any-return]
 
 
 NEVER_CALLED = (
     "numba_gil_ensure", "numba_gil_release", "numba_unpickle", "numba_do_raise", "numba_runtime_build_excinfo_struct",
     "NRT_Free", "NRT_MemInfo_call_dtor",
 )  # fmt: skip
-"""What machine code would call to report an error. Ours has none to report, but the names are in it."""
+"""What machine code would call to report an error or to give memory back. Ours does neither, but has the names in it."""
 
 
 @cache
 def fields_are_where_numpy_declares_them() -> bool:
     """Whether arrays are laid out in this interpreter as compiled functions read them."""
     tried = np.zeros((3, 5), np.uint16)
-    data, _, shape, _, _, kind, flags = (ctypes.c_int64 * 7).from_address(id(tried) + HEAD)
-    if data != tried.ctypes.data or kind != id(tried.dtype) or flags & 1 != 1:
+    return all(_is_laid_out(array) for array in (tried, tried[:, ::2]))
+
+
+def _is_laid_out(array: Array) -> bool:
+    data, count, shape, _, _, kind, flags = (ctypes.c_int64 * 7).from_address(id(array) + HEAD)
+    if data != array.ctypes.data or kind != id(array.dtype) or flags & 1 != array.flags.c_contiguous:
         return False
-    return tuple((ctypes.c_int64 * 2).from_address(shape)) == tried.shape
+    return count & 0xFFFFFFFF == array.ndim and tuple((ctypes.c_int64 * array.ndim).from_address(shape)) == array.shape
