@@ -249,7 +249,7 @@ NEVER_CALLED = (
     "numba_gil_ensure", "numba_gil_release", "numba_unpickle", "numba_do_raise", "numba_runtime_build_excinfo_struct",
     "NRT_Free", "NRT_MemInfo_call_dtor",
 )  # fmt: skip
-"""What machine code would call to report an error or to give memory back. Ours does neither, but has the names in it."""
+"""What machine code would call to report an error or to give memory back. Ours never does, but has the names in it."""
 
 
 @cache
