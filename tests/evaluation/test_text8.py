@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,36 @@ def test_seeds_are_averaged_and_their_distance_told() -> None:
     assert ties.facts["apart"] == pytest.approx(0.1 / 0.9 / 2**0.5)
     assert both.facts["seeds"] == [0, 1]
     assert list(both.curves[0].series[0].y) == pytest.approx([0.75, 0.5])
-    assert joined([seed_results(0, 0.7)]).rows == seed_results(0, 0.7).rows
+    alone = joined([seed_results(0, 0.7)])
+    assert [row.scores for row in alone.rows] == [row.scores for row in seed_results(0, 0.7).rows]
+    assert all(row.facts["seeds"] == [0] and "apart" not in row.facts for row in alone.rows)
+
+
+def with_tuned(results: Any, score: float) -> Any:
+    """The same, and TIES tuned."""
+    row = next(row for row in results.rows if row.name == "ties")
+    scores = {"a": replace(row.scores["a"], score=score, share=score / 0.9)}
+    facts = {**row.facts, "variant": "tuned", "settings": {"density": 0.1}, "tried": 8}
+    return replace(results, rows=[*results.rows, replace(row, name="ties, tuned", scores=scores, facts=facts)])
+
+
+def test_what_only_one_seed_has_is_set_beside_the_same_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuned rows and curves of one seed of two: no mean over both is beside them."""
+    import page
+    from seeds import joined
+
+    monkeypatch.setattr(page, "EXPECTED", (("linear", "ties"),))
+    second = replace(seed_results(1, 0.8), curves=[])
+    both = joined([with_tuned(seed_results(0, 0.7), 0.72), second])
+    tuned = next(row for row in both.rows if row.name == "ties, tuned")
+    assert tuned.facts["seeds"] == [0]
+    assert tuned.facts["untuned"] == pytest.approx(0.7 / 0.9)
+    page.write(both, tmp_path / "benchmark.md")
+    text = (tmp_path / "benchmark.md").read_text()
+    assert "with seed 0; beside the defaults with the same experts" in text
+    assert "| ties | 0.800 | 0.778 | density=0.1 | 8 | 1.5 |" in text
+    assert "| ties | 0.833 | ± 0.079 | 0.750 | none | 1.5 |" in text
+    assert "What follows is of seed 0 alone." in text
 
 
 @pytest.mark.parametrize(
@@ -251,7 +281,7 @@ def test_the_page_says_what_was_found(
     page.write(joined([seed_results(0, ties)]), tmp_path / "benchmark.md")
     text = (tmp_path / "benchmark.md").read_text()
     assert f"* linear (0.667) < ties ({ties / 0.9:.3f}): {verdict}" in text
-    assert f"| ties | {ties / 0.9:.3f} | {ties:.3f} | defaults | none | 1.5 |" in text
+    assert f"| ties | {ties / 0.9:.3f} | {ties:.3f} | none | 1.5 |" in text
     assert f"| less | 0.500 | {0.5 - ties:+.3f} |" in text
     drawn = {line.split("(benchmark/")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     assert drawn == {file.name for file in (tmp_path / "benchmark").iterdir()} == {"leaderboard.png", "models.png"}
