@@ -130,10 +130,7 @@ def tuned(results: Results) -> Iterator[str]:
     if not rows:
         return
     yield "### Tuned"
-    yield (
-        f"Settings chosen on validation, with {_told_seeds(rows[0].facts['seeds'])}; beside the defaults with the same "
-        "experts."
-    )
+    yield "Settings chosen on validation, for each seed by itself; beside the defaults with the same experts."
     header = ("", "of experts", "defaults", "settings", "merges tried", "merge, s")
     yield markdown(header, [_tuned_line(row, results) for row in rows])
 
@@ -142,7 +139,8 @@ def _tuned_line(row: Row, results: Results) -> list[str]:
     facts = row.facts
     defaults = facts["untuned"]
     return [
-        str(facts["method"]), _number(results.mean_share(row)), _number(defaults), plain(facts["settings"]),
+        str(facts["method"]) + _of_fewer(row, results), _number(results.mean_share(row)), _number(defaults),
+        facts.get("chosen", plain(facts["settings"])),
         str(facts["tried"]), f"{facts['merge_seconds']:.1f}",
     ]  # fmt: skip
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
+from protocol import plain
+
 from weft.evaluation.results import Curve, Results, Row, Score, Series
 
 
@@ -34,6 +36,9 @@ def _row(name: str, results: Sequence[Results]) -> Row:
     if len(rows) > 1:
         facts["apart"] = stdev(each.mean_share(row) or 0.0 for each, row in zip(results, rows, strict=True))
     if facts.get("variant") == "tuned":
+        told = [plain(row.facts["settings"]) for row in rows]
+        if len({*told}) > 1:
+            facts["chosen"] = "; ".join(f"{one} (seed {n})" for one, n in zip(told, facts["seeds"], strict=True))
         facts["untuned"] = fmean(_share(facts["method"], each) for each in results)
     return replace(rows[0], scores=scores, facts=facts)
 

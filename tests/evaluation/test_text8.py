@@ -262,8 +262,7 @@ def test_what_only_one_seed_has_is_set_beside_the_same_seed(tmp_path: Path, monk
     assert tuned.facts["untuned"] == pytest.approx(0.7 / 0.9)
     page.write(both, tmp_path / "benchmark.md")
     text = (tmp_path / "benchmark.md").read_text()
-    assert "with seed 0; beside the defaults with the same experts" in text
-    assert "| ties | 0.800 | 0.778 | density=0.1 | 8 | 1.5 |" in text
+    assert "| ties (seed 0) | 0.800 | 0.778 | density=0.1 | 8 | 1.5 |" in text
     assert "| ties | 0.833 | ± 0.079 | 0.750 | none | 1.5 |" in text
     assert "What follows is of seed 0 alone." in text
 
