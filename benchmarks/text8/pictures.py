@@ -48,7 +48,7 @@ def _bars(results: Results, file: Path) -> str:
         axes.plot(list(found.values()), list(found), "D", ms=4, color=TUNED, label="tuned")
         axes.legend(frameon=False, fontsize=8, loc="lower right")
     for k, share in enumerate(shares):
-        axes.text(share + 0.005, k, f"{share:.3f}", va="center", color=INK, fontsize=8)
+        axes.text(share - 0.006, k, f"{share:.3f}", va="center", ha="right", color=INK, fontsize=8)
     axes.set_xlim(min(0.6, min(shares) - 0.05), 1.06)
     _dress(axes, "mean of accuracies as parts of the experts'", "")
     figure.savefig(file, dpi=150)
