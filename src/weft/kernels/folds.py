@@ -135,6 +135,26 @@ def largest_exponent(bits, mask):
 
 
 @native
+def turn_keys(keys, infinity, turned):
+    """Bits of floats of either sign, so turned that they order as the numbers do: from -infinity to -0, from 0 to
+    infinity, then what is not a number, of either sign, by wrapping around.
+
+    Args:
+        keys: unsigned integers of 32 or 64 bits, shape [n].
+        infinity: the bits of infinity, a whole number.
+        turned: of the type and shape of the keys; filled.
+    """
+    one = keys.dtype.type(1)
+    sign = keys.dtype.type(one << keys.dtype.type(8 * keys.itemsize - 1))
+    top = keys.dtype.type(infinity)
+    for i in range(len(keys)):
+        key = keys[i]
+        below = keys.dtype.type(keys.dtype.type(sign | top) - key)
+        above = keys.dtype.type(key + keys.dtype.type(top + one))
+        turned[i] = below if key >= sign else above
+
+
+@native
 def count_between(keys, low, span, shift, table):
     """Count the keys below a range, and those in it by bins.
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from weft.kernels.dtypes import DType
-from weft.kernels.folds import BINS, COUNTS, DIGITS, HIGHEST, LOWEST, count_between, weigh_digits
+from weft.kernels.folds import BINS, COUNTS, DIGITS, HIGHEST, LOWEST, count_between, turn_keys, weigh_digits
 
 Array = np.ndarray[Any, Any]
 Tables = dict[Any, Array]
@@ -210,9 +210,8 @@ class RankSelection(Selection):
         keys = super()._keys(values)
         if not self._signed:
             return keys
-        # from -infinity to -0, then from 0 to infinity, then what is not a number: of either sign, by wrapping around
-        sign, infinity = (keys.dtype.type(bits) for bits in (1 << (self._bits - 1), self._infinity))
-        turned: Array = np.where(keys >= sign, (sign | infinity) - keys, keys + (infinity + keys.dtype.type(1)))
+        turned = np.empty_like(keys)
+        turn_keys(keys, self._infinity, turned)
         return turned
 
     def _number(self, key: int) -> float:
