@@ -1,6 +1,7 @@
 """MaTS: the parameters nearest to all models, distances being measured in every model's own subspace of its task.
 
-All solve (sum w C_i) theta = sum w C_i theta_i by conjugate gradients, in float64. They differ in C.
+All solve (sum w C_i) theta = sum w C_i theta_i by conjugate gradients, in float64. They differ in C. Wherever the sum
+of the C_i is of the kind of one of them, it is formed once: a step then costs the same for any number of models.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ def mats_identity(
         tolerance: the residual, in lengths of the right side, at which it stops.
         measure: hears the residual at the end.
     """
-    ones = [torch.ones_like(t) for t in with_weight(tuned, weight)]
-    operators = [_times(one.double()) for one in ones]
-    return _merged(tuned, weight, operators, origin, iterations, tolerance, measure)
+    models = _weighted(tuned, weight)
+    mass = sum(w for w, _ in models)
+    right = summed([w * model for w, model in models])
+    return _merged(models, lambda x: mass * x, right, origin, iterations, tolerance, measure)
 
 
 def mats_fisher(
@@ -52,8 +54,11 @@ def mats_fisher(
     measure: Measure,
 ) -> Tensor:
     """C is a diagonal Fisher, of the shape of the parameters. The other arguments as for `mats_identity`."""
-    operators = [_times(f.double()) for f in with_weight(fisher, weight)]
-    return _merged(tuned, weight, operators, origin, iterations, tolerance, measure)
+    models = _weighted(tuned, weight)
+    diagonals = [w * f.double() for w, f in _weighted(fisher, weight)]
+    right = summed([diagonal * model for diagonal, (_, model) in zip(diagonals, models, strict=True)])
+    total = summed(diagonals)
+    return _merged(models, lambda x: total * x, right, origin, iterations, tolerance, measure)
 
 
 def mats_gram(
@@ -90,11 +95,13 @@ def mats_gram(
         >>> [round(x, 6) for x in merged[0].tolist()]
         [1.5, 2.0]
     """
-    operators = [_on_the_right(shrunk(g, off_diagonal)) for g in with_weight(gram, weight)]
     turned = transposed(name)
-    models = [t if t is None else upright(t, turned) for t in tuned]
+    models = [(w, upright(model, turned)) for w, model in _weighted(tuned, weight)]
+    grams = [w * shrunk(g, off_diagonal) for w, g in _weighted(gram, weight)]
+    right = summed([model @ g for g, (_, model) in zip(grams, models, strict=True)])
+    total = summed(grams)
     start = origin if origin is None else upright(origin, turned)
-    return upright(_merged(models, weight, operators, start, iterations, tolerance, measure), turned)
+    return upright(_merged(models, lambda x: x @ total, right, start, iterations, tolerance, measure), turned)
 
 
 def mats_kfac(
@@ -125,44 +132,37 @@ def mats_kfac(
         transposed: from a name to whether such tensors are inputs x outputs.
         measure: hears the residual.
     """
-    pairs = zip(with_weight(gram, weight), with_weight(gradients, weight), strict=True)
-    operators = [_on_both_sides(shrunk(b, off_diagonal), shrunk(a, off_diagonal)) for a, b in pairs]
     turned = transposed(name)
-    models = [t if t is None else upright(t, turned) for t in tuned]
+    models = [(w, upright(model, turned)) for w, model in _weighted(tuned, weight)]
+    inputs = [shrunk(g, off_diagonal) for _, g in _weighted(gram, weight)]
+    outputs = [w * shrunk(g, off_diagonal) for w, g in _weighted(gradients, weight)]
+    sides = list(zip(outputs, inputs, strict=True))
+    right = summed([left @ model @ g for (left, g), (_, model) in zip(sides, models, strict=True)])
     start = origin if origin is None else upright(origin, turned)
-    return upright(_merged(models, weight, operators, start, iterations, tolerance, measure), turned)
+
+    def together(x: Tensor) -> Tensor:
+        return summed([left @ x @ g for left, g in sides])
+
+    return upright(_merged(models, together, right, start, iterations, tolerance, measure), turned)
 
 
-def _times(diagonal: Tensor) -> Operator:
-    return lambda x: diagonal * x
-
-
-def _on_the_right(matrix: Tensor) -> Operator:
-    return lambda x: x @ matrix
-
-
-def _on_both_sides(left: Tensor, right: Tensor) -> Operator:
-    return lambda x: left @ x @ right
+def _weighted(tensors: Sequence[Tensor | None], weight: Sequence[float]) -> list[tuple[float, Tensor]]:
+    """The weights that are not zero, and the tensors of their models in float64."""
+    weights = [w for w in weight if w != 0.0]
+    return [(w, t.double()) for w, t in zip(weights, with_weight(tensors, weight), strict=True)]
 
 
 def _merged(
-    tuned: Sequence[Tensor | None],
-    weight: Sequence[float],
-    operators: Sequence[Operator],
+    models: Sequence[tuple[float, Tensor]],
+    together: Operator,
+    right: Tensor,
     origin: Tensor | None,
     iterations: int,
     tolerance: float,
     measure: Measure,
 ) -> Tensor:
-    weights = [w for w in weight if w != 0.0]
-    models = [model.double() for model in with_weight(tuned, weight)]
-    average = summed([w / sum(weights) * model for w, model in zip(weights, models, strict=True)])
-    right = summed([w * times(x) for w, times, x in zip(weights, operators, models, strict=True)])
-
-    def together(x: Tensor) -> Tensor:
-        return summed([w * times(x) for w, times in zip(weights, operators, strict=True)])
-
-    start = average if origin is None else origin.double()
+    mass = sum(w for w, _ in models)
+    start = summed([w / mass * model for w, model in models]) if origin is None else origin.double()
     found, residual = conjugate_gradients(together, right, start, iterations, tolerance)
     measure(_RESIDUAL, residual)
     return found
