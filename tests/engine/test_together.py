@@ -9,8 +9,7 @@ import pytest
 
 import weft
 from weft.algorithms.registry import METHODS
-from weft.engine import statistics
-from weft.engine.statistics import _Pass
+from weft.engine import passes, settling
 from weft.engine.together import groups
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -38,16 +37,21 @@ def merged(method: str, parameters: dict[str, Any], tile: int) -> dict[str, np.n
 def test_the_same_numbers_as_one_after_the_other(
     method: str, parameters: dict[str, Any], memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes: list[int] = []
-    found = _Pass._found
-    monkeypatch.setattr(_Pass, "_found", lambda self: passes.append(len(self._folds)) or found(self))
+    asked: list[int] = []
+    found = passes._found
+
+    def noted(sweep: Any, key: Any, statistics: Any) -> Any:
+        asked.append(len(statistics))
+        return found(sweep, key, statistics)
+
+    monkeypatch.setattr(passes, "_found", noted)
     together = merged(method, parameters, memory)
-    assert max(passes) == 2
-    monkeypatch.setattr(statistics, "groups", lambda program: [[stage] for stage in program.stages])
-    before = len(passes)
+    assert max(asked) == 2
+    monkeypatch.setattr(settling, "groups", lambda program: [[stage] for stage in program.stages])
+    before = len(asked)
     apart = merged(method, parameters, memory)
-    assert max(passes[before:]) == 1
-    assert sum(passes[before:]) == sum(passes[:before])
+    assert max(asked[before:]) == 1
+    assert sum(asked[before:]) == sum(asked[:before])
     for name, values in apart.items():
         np.testing.assert_array_equal(together[name], values)
 

@@ -16,9 +16,10 @@ from weft.engine.planning import Plan, as_copy
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader, Residency
 from weft.engine.runner import Runner
+from weft.engine.scope import Scope
 from weft.engine.scopes import scopes
 from weft.engine.settings import Budget
-from weft.engine.statistics import Scope, numbers, settle
+from weft.engine.settling import numbers, settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
 from weft.engine.whole import Allowance, is_whole, one_thread_each
 from weft.engine.work import Copied, Work

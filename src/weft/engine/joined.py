@@ -16,12 +16,14 @@ import numpy as np
 from weft.algorithms.program import Program, Rank, Statistic, Total
 from weft.checkpoints.checkpoint import Array
 from weft.engine.binding import Joined, bind_joined
+from weft.engine.folding import exact_sum
 from weft.engine.journal import Journal
 from weft.engine.mapping import Sink, is_variance, noted
 from weft.engine.reading import Buffers, Reader, StripInputs
 from weft.engine.runner import Runner
 from weft.engine.settings import Budget
-from weft.engine.statistics import Slot, exact_sum, numbers
+from weft.engine.settling import numbers
+from weft.engine.sweeping import Slot
 from weft.engine.watch import OnNonfinite, Watch, has_nonfinite
 from weft.engine.work import Key, Strip, Tile, Work, strips
 from weft.kernels.dtypes import FLOAT64

@@ -14,7 +14,7 @@ from weft.engine.journal import Journal
 from weft.engine.progress import Progress
 from weft.engine.reading import Buffers, Reader
 from weft.engine.runner import Runner
-from weft.engine.statistics import Scope
+from weft.engine.scope import Scope
 from weft.engine.whole import Allowance, computed, is_whole, moved, need
 from weft.engine.work import Copied, Item, Strip, Tile, Work, bytes_per_element, strips, tiles
 from weft.kernels.decoding import below_zero, bits_of

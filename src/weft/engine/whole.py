@@ -20,7 +20,7 @@ from weft.checkpoints.checkpoint import Array, TensorSpec
 from weft.engine.binding import RANK, Values, arguments, asked_by, bind_map, bind_statistic
 from weft.engine.ranking import BYTES, ranked, row_length
 from weft.engine.reading import Buffers
-from weft.engine.statistics import Scope
+from weft.engine.scope import Scope
 from weft.engine.watch import has_nonfinite
 from weft.engine.work import Key, Operand, Strip, Tile, Work
 from weft.errors import InputError, MergeError
