@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from protocol import TASKS, Bench
@@ -20,20 +20,22 @@ STEPS: Mapping[str, Mapping[str, Any]] = {
     "without disjoint mean": {"combine": "plain_mean"},
     "trimming alone": {"elect": "none", "combine": "plain_mean"},
 }
+PLAIN = ("linear", "task_arithmetic")
+"""What every other method is compared with."""
+LINES = 10
+"""Methods in one picture, at most."""
 MODELS, ABLATION = "Number of merged models", "What TIES owes to its steps"
 
 
 def all_of(bench: Bench, found: Results) -> list[Curve]:
-    """Every curve of the page."""
-    tuned = {
-        str(row.facts["method"]): dict(row.facts["settings"])
-        for row in found.rows
-        if row.facts.get("variant") == "tuned"
-    }
+    """Every curve of the page: of the plainest methods, and of those that are the best when they are tuned."""
+    rows = [row for row in found.rows if row.facts.get("variant") == "tuned"]
+    rows.sort(key=lambda row: (row.facts["method"] not in PLAIN, -(found.mean_share(row) or 0.0)))
+    tuned = {str(row.facts["method"]): dict(row.facts["settings"]) for row in rows}
     return [
-        by_number(bench, tuned),
-        sensitivity(bench, tuned, "scale", SCALES),
-        sensitivity(bench, tuned, "density", SHARES),
+        by_number(bench, dict(list(tuned.items())[:LINES])),
+        sensitivity(bench, list(tuned), "scale", SCALES),
+        sensitivity(bench, list(tuned), "density", SHARES),
         ablation(bench),
     ]
 
@@ -51,9 +53,9 @@ def by_number(bench: Bench, tuned: Mapping[str, Mapping[str, Any]]) -> Curve:
     return Curve(MODELS, "models", "mean of accuracies as parts of the experts'", series)
 
 
-def sensitivity(bench: Bench, methods: Mapping[str, Any], name: str, values: tuple[float, ...]) -> Curve:
-    """Every method with such a parameter, the others at their defaults, on validation."""
-    having = [method for method in methods if name in weft.method(method).model_fields]
+def sensitivity(bench: Bench, methods: Sequence[str], name: str, values: tuple[float, ...]) -> Curve:
+    """The first of the methods with such a parameter, the others at their defaults, on validation."""
+    having = [method for method in methods if name in weft.method(method).model_fields][:LINES]
     series = [_series(method, list(_along(bench, method, name, values))) for method in having]
     return Curve(f"Sensitivity to {name}", name, "mean accuracy on validation", series)
 

@@ -47,9 +47,10 @@ def _bars(results: Results, file: Path) -> str:
     if found:
         axes.plot(list(found.values()), list(found), "D", ms=4, color=TUNED, label="tuned")
         axes.legend(frameon=False, fontsize=8, loc="lower right")
+    left = min(0.6, min(shares) - 0.05)
     for k, share in enumerate(shares):
-        axes.text(share - 0.006, k, f"{share:.3f}", va="center", ha="right", color=INK, fontsize=8)
-    axes.set_xlim(min(0.6, min(shares) - 0.05), 1.06)
+        axes.text(left + 0.006, k, f"{share:.3f}", va="center", ha="left", color=INK, fontsize=8)
+    axes.set_xlim(left, 1.01)
     _dress(axes, "mean of accuracies as parts of the experts'", "")
     figure.savefig(file, dpi=150)
     return file.name

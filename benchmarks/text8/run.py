@@ -4,7 +4,7 @@ Trains what is missing, merges with every method of the registry, untuned and tu
 everything on test, and writes docs/benchmark.json, docs/benchmark.md and its pictures. Interrupted, it goes on: models,
 statistics and scores that are known are not computed again. The page is about all seeds that were run.
 
-Use: python benchmarks/text8/run.py --data FOLDER [--runs FOLDER] [--seed N] [--only ties,linear] [--untuned]
+Use: python benchmarks/text8/run.py --data FOLDER [--runs FOLDER] [--seed N] [--only ties,linear] [--parts untuned]
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from weft.errors import InputError
 from weft.evaluation.results import Column, Curve, Results, Row, load_results
 
 ROOT = Path(__file__).parents[2]
+PARTS = ("untuned", "tuned", "ensemble", "curves")
+"""In the order in which they are run; each adds to what was there."""
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,11 +42,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of matrix products")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     parser.add_argument("--memory", default="6GiB", help="of a merge; the embedding alone takes wudi 2.2 GB")
-    parser.add_argument("--untuned", action="store_true", help="defaults only: tuning takes eight times as long")
-    parser.add_argument("--merges-only", action="store_true", help="neither the ensemble, which takes long, nor curves")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what is run of " + ", ".join(PARTS))
     parser.add_argument("--draw", action="store_true", help="run nothing, only write page and pictures again")
     chosen = parser.parse_args(words)
-    chosen.runs = chosen.runs.resolve()
+    chosen.runs, chosen.parts = chosen.runs.resolve(), chosen.parts.split(",")
+    if strange := {*chosen.parts} - {*PARTS}:
+        parser.error(f"--parts: {', '.join(sorted(strange))} is none of {', '.join(PARTS)}")
     return chosen
 
 
@@ -64,14 +67,17 @@ def run(chosen: argparse.Namespace, target: Path) -> None:
     """Fill the leaderboard: all methods untuned first, which takes least, then tuned, then what takes longest."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     bench = prepared(chosen)
-    board = Board(bench, target, keep=bool(chosen.only))
+    board = Board(bench, target, keep=bool(chosen.only) or chosen.parts != [*PARTS])
     board.add(*bench.scored({"base": bench.places.base}).rows)
     methods = chosen.only.split(",") if chosen.only else weft.methods()
-    ran = [method for method in methods if untuned(board, method)]
-    for method in () if chosen.untuned else ran:
-        tuned(board, method)
-    if not chosen.merges_only:
+    for method in methods if "untuned" in chosen.parts else ():
+        untuned(board, method)
+    for method in methods if "tuned" in chosen.parts else ():
+        if method not in board.left_out:
+            tuned(board, method)
+    if "ensemble" in chosen.parts:
         board.add(bench.scored({}, ensemble=True).rows[-1])
+    if "curves" in chosen.parts:
         board.draw(curves.all_of(bench, board.results()))
 
 
@@ -133,17 +139,16 @@ def prepared(chosen: argparse.Namespace) -> Bench:
     return Bench(chosen.data, places, dtype=chosen.dtype, threads=chosen.threads, memory=chosen.memory, tell=tell)
 
 
-def untuned(board: Board, method: str) -> bool:
-    """A method's row with its defaults; whether it could be run."""
+def untuned(board: Board, method: str) -> None:
+    """A method's row with its defaults, or why it has none."""
     bench = board.bench
     try:
         results, row = bench.scored_merge(method, {}, method)
     except InputError as error:
         board.leave_out(method, str(error))
-        return False
+        return
     board.add(told(row, "untuned", measured(bench, method) or "none"))
     tell(f"{method}: {results.mean(row):.4f}, {results.mean_share(row):.4f} of the experts")
-    return True
 
 
 def tuned(board: Board, method: str) -> None:
