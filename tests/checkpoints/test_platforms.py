@@ -71,6 +71,6 @@ def test_macos_locks_as_linux_does(models: Path) -> None:
     with locked(models / "out"):
         done = merge(models, "out", "macos")
         assert done.returncode == 2
-        assert "another merge is writing out" in done.stderr
-        with pytest.raises(InputError, match="another merge is writing"), locked(models / "out"):
+        assert "another process is writing out" in done.stderr
+        with pytest.raises(InputError, match="another process is writing"), locked(models / "out"):
             pass

@@ -66,7 +66,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_told(tmp_path: Path) -> None:
     layout = lay_out(SPECS, "model", 99, {})
-    with staging(tmp_path / "out", layout), pytest.raises(InputError, match="another merge is writing"):
+    with staging(tmp_path / "out", layout), pytest.raises(InputError, match="another process is writing"):
         with staging(tmp_path / "out", layout):
             pass
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import run
-from weft.checkpoints.beside import STAGING, beside
+from weft.checkpoints.beside import FRESH, SNAPSHOT, STAGING, beside
 from weft.checkpoints.locking import locked
 from weft.checkpoints.logbook import Logbook
 from weft.checkpoints.swap import old_path
@@ -66,6 +66,15 @@ class TestRemoving:
         assert names(tmp_path) == ["out"]
         assert (tmp_path / "out" / "model.safetensors").read_text() == "old"
 
+    def test_what_a_killed_measurement_summed(self, tmp_path: Path) -> None:
+        """The file that an earlier measurement finished stays."""
+        (tmp_path / "f.safetensors").write_bytes(b"old")
+        beside(tmp_path / "f.safetensors", SNAPSHOT).write_bytes(b"x" * 5000)
+        beside(tmp_path / "f.safetensors", FRESH).write_bytes(b"x" * 100)
+        [told] = run(tmp_path, "clean", "--yes").stdout.splitlines()
+        assert told.startswith(".f.safetensors.weft-snapshot  ")
+        assert names(tmp_path) == ["f.safetensors"]
+
     def test_a_lock_that_a_killed_merge_left(self, tmp_path: Path) -> None:
         (tmp_path / ".out.weft-lock").touch()
         run(tmp_path, "clean", "--yes")
@@ -115,7 +124,7 @@ class TestAsking:
         left(tmp_path / "out")
         done = run(tmp_path, "clean", *more, code=2)
         said = done.stdout if more else done.stderr
-        assert "what would be removed cannot be made again without merging" in said
+        assert "what would be removed cannot be made again without its command" in said
         assert "add --yes" in said
         assert names(tmp_path) == [".out.weft-staging"]
 
@@ -125,7 +134,7 @@ class TestAsking:
         left(tmp_path / "out")
         status, said = answered(tmp_path, answer)
         assert "Remove " in said
-        assert "Their merges would begin anew [y/N]" in said
+        assert "Their commands would begin anew [y/N]" in said
         assert status == code
         assert names(tmp_path) == remain
 
@@ -162,7 +171,7 @@ class TestARunningMerge:
 
         folder = left(tmp_path / "out")
         (found,) = find_abandoned(tmp_path)
-        with held_elsewhere(tmp_path / "out"), pytest.raises(InputError, match="another merge is writing"):
+        with held_elsewhere(tmp_path / "out"), pytest.raises(InputError, match="another process is writing"):
             remove_begun(found.target)
         assert (folder / "output" / "model.safetensors").exists()
 

@@ -237,7 +237,7 @@ def test_a_second_one_is_told_so(commands: Commands) -> None:
         for more in ([], ["--restart"], ["--overwrite"], ["--dry-run"]):
             code, said = commands.run("out", *more)
             assert code == 2
-            assert "another merge is writing out\n  -> wait for it, or choose another output" in said
+            assert "another process is writing out\n  -> wait for it, or choose another output" in said
         clean = [sys.executable, "-m", "weft", "clean", "--yes"]
         told = subprocess.run(clean, cwd=commands.folder, capture_output=True, text=True, check=True).stdout
         assert "nothing to remove" in told

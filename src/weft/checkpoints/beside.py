@@ -9,7 +9,9 @@ from pathlib import Path
 from weft.errors import InputError
 
 STAGING, OLD, LOCK = "weft-staging", "weft-old", "weft-lock"
-KINDS = (STAGING, OLD, LOCK)
+SNAPSHOT, FRESH = "weft-snapshot", "weft-snapshot-new"
+"""Of a measurement; the second is on its way to become the first."""
+KINDS = (STAGING, OLD, LOCK, SNAPSHOT, FRESH)
 JOURNAL = "journal"
 
 _LONGEST = 255

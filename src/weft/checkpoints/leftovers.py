@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.checkpoints.beside import JOURNAL, KINDS, OLD, STAGING, beside, check_beside, is_ours, targets_of
+from weft.checkpoints.beside import (
+    FRESH,
+    JOURNAL,
+    KINDS,
+    OLD,
+    SNAPSHOT,
+    STAGING,
+    beside,
+    check_beside,
+    is_ours,
+    targets_of,
+)
 from weft.checkpoints.locking import busy, is_locked, locked
 from weft.checkpoints.logbook import Record, read_records
 from weft.checkpoints.staging import Identity, discard, last_commit
@@ -71,6 +82,18 @@ def remove_begun(target: Path) -> None:
         discard(beside(target, STAGING))
 
 
+def remove_abandoned(target: Path) -> None:
+    """Remove what killed merges and measurements left of an output.
+
+    Raises:
+        InputError: if another process is writing it now.
+    """
+    remove_begun(target)
+    with locked(target):
+        for kind in (SNAPSHOT, FRESH):
+            beside(target, kind).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Abandoned:
     """What an earlier run left and nobody is working on.
@@ -86,9 +109,10 @@ class Abandoned:
     seconds: float
 
     @property
-    def folder(self) -> Path:
-        """The staging folder."""
-        return beside(self.target, STAGING)
+    def place(self) -> Path:
+        """Where it lies: the staging folder of a merge, or the snapshot of a measurement."""
+        places = [beside(self.target, kind) for kind in KINDS]
+        return next((place for place in places if os.path.lexists(place)), places[0])
 
 
 def find_abandoned(place: Path) -> Iterator[Abandoned]:
@@ -108,7 +132,8 @@ def find_abandoned(place: Path) -> Iterator[Abandoned]:
     for target in dict.fromkeys(found):
         staging = beside(target, STAGING)
         if not is_locked(target) and (is_ours(staging) or not os.path.lexists(staging)):
-            yield Abandoned(target, left_size(target), _idle(target))
+            size = left_size(target) + _size(beside(target, kind) for kind in (SNAPSHOT, FRESH))
+            yield Abandoned(target, size, _idle(target))
 
 
 def left_size(target: Path) -> int:
@@ -116,8 +141,13 @@ def left_size(target: Path) -> int:
     places = (beside(target, STAGING), beside(target, OLD))
     files: list[Path] = []
     with suppress(OSError):  # a name that is too long, say
-        files += (file for place in places for file in place.rglob("*") if file.is_file() and not file.is_symlink())
-    return sum(getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512 for file in files for stat in [file.stat()])
+        files += (file for place in places for file in place.rglob("*"))
+    return _size(files)
+
+
+def _size(files: Iterable[Path]) -> int:
+    found = (file.stat() for file in files if file.is_file() and not file.is_symlink())
+    return sum(getattr(told, "st_blocks", -(-told.st_size // 512)) * 512 for told in found)
 
 
 def _idle(target: Path) -> float:

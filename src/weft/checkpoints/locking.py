@@ -49,7 +49,7 @@ def is_locked(target: Path) -> bool:
 
 def busy(target: Path) -> InputError:
     """The error that says so."""
-    return InputError(f"another merge is writing {target}", "wait for it, or choose another output")
+    return InputError(f"another process is writing {target}", "wait for it, or choose another output")
 
 
 def _lock(path: Path, target: Path) -> IO[str]:

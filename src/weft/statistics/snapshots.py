@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.checkpoints.beside import FRESH, SNAPSHOT, beside
 from weft.checkpoints.header import read_header
 from weft.errors import InputError, listed
 from weft.statistics.tensors import file_parts, spec_of
@@ -23,7 +24,6 @@ from weft.statistics.tensors import file_parts, spec_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIX = "weft-snapshot"
 _SUM = 8
 """Letters of the checksum."""
 _CHUNK = 1 << 22
@@ -63,6 +63,7 @@ class Keeper:
     """
 
     def __init__(self, target: Path, interval: float) -> None:
+        self._target = target
         self.path = snapshot_path(target)
         self._interval = interval
         self._due = time.monotonic() + interval
@@ -76,33 +77,28 @@ class Keeper:
         """Write one, to survive a power failure too. A disk that does not take it only costs the chance to go on."""
         began = time.monotonic()
         with suppress(OSError):
-            _write(self.path, snapshot)
+            _write(self._target, snapshot)
         now = time.monotonic()
         self._due = now + max(self._interval, _SHARE * (now - began))
 
     def forget(self) -> None:
         """Remove it: the measurement is finished, or is to begin anew."""
-        for path in (self.path, _fresh(self.path)):
-            with suppress(FileNotFoundError):
-                path.unlink()
+        for kind in (SNAPSHOT, FRESH):
+            beside(self._target, kind).unlink(missing_ok=True)
 
 
 def snapshot_path(target: Path) -> Path:
     """Where the snapshot of a measurement lies."""
-    return target.with_name(f".{target.name}.{SUFFIX}")
+    return beside(target, SNAPSHOT)
 
 
-def _fresh(path: Path) -> Path:
-    return path.with_name(f"{path.name}-new")
-
-
-def _write(path: Path, snapshot: Snapshot) -> None:
+def _write(target: Path, snapshot: Snapshot) -> None:
     told = {
         "identity": dict(snapshot.identity), "batch": list(snapshot.batch), "done": snapshot.done,
         "examples": snapshot.examples, "tokens": snapshot.tokens,
     }  # fmt: skip
     specs = [spec_of(name, tensor) for name, tensor in snapshot.sums.items()]
-    fresh, checksum = _fresh(path), 0
+    fresh, checksum = beside(target, FRESH), 0
     with fresh.open("wb") as stream:
         stream.write(b"0" * _SUM)
         for part in file_parts(specs, snapshot.sums.values(), {"snapshot": json.dumps(told)}):
@@ -112,7 +108,7 @@ def _write(path: Path, snapshot: Snapshot) -> None:
         stream.write(b"%08x" % checksum)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(fresh, path)
+    os.replace(fresh, snapshot_path(target))
 
 
 def read_snapshot(path: Path) -> Snapshot | None:
