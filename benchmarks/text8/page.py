@@ -25,7 +25,7 @@ NOISE = 0.005
 HOW = """## How it is measured
 
 * **Model**: all-MiniLM-L6-v2 (22.7 million parameters), mean pooling, one linear head for each task.
-* **Experts**: fine-tuned with AdamW at 1e-4, heads at 1e-3, both falling to zero, in batches of 32, embeddings frozen,
+* **Experts**: fine-tuned with AdamW at 1e-4, heads at {head_rate:g}, both falling to zero, in batches of 32, embeddings frozen,
   one epoch, two where there are many classes or few examples. How fast heads learn decides how hard merging is: with
   heads at 1e-4 the base under the experts' heads was at .36 of the experts, with heads that begin as a logistic
   regression on the base's states at .98 (seven tasks), where nothing is left to win.
@@ -52,7 +52,7 @@ HOW = """## How it is measured
 
 def write(results: Results, file: Path) -> None:
     """The page, and its pictures beside it."""
-    folder = file.parent / "benchmark"
+    folder = file.parent / file.stem
     folder.mkdir(parents=True, exist_ok=True)
     drawn = pictures.draw(results, folder)
     parts = [

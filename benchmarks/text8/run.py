@@ -40,6 +40,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--only", default="", help="methods, with commas between; the others' rows are kept")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of matrix products")
+    parser.add_argument(
+        "--head-rate", type=float, default=Settings.head_rate, help="other than that: other --runs, too"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     parser.add_argument("--memory", default="6GiB", help="of a merge; the embedding alone takes wudi 2.2 GB")
     parser.add_argument("--parts", default=",".join(PARTS), help="what is run of " + ", ".join(PARTS))
@@ -67,7 +70,7 @@ def run(chosen: argparse.Namespace, target: Path) -> None:
     """Fill the leaderboard: all methods untuned first, which takes least, then tuned, then what takes longest."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     bench = prepared(chosen)
-    board = Board(bench, target, keep=bool(chosen.only) or chosen.parts != [*PARTS])
+    board = Board(bench, target, chosen.head_rate, keep=bool(chosen.only) or chosen.parts != [*PARTS])
     board.add(*bench.scored({"base": bench.places.base}).rows)
     methods = chosen.only.split(",") if chosen.only else weft.methods()
     for method in methods if "untuned" in chosen.parts else ():
@@ -87,11 +90,12 @@ class Board:
     Args:
         bench: the benchmark.
         target: the file.
+        head_rate: at which the experts' heads learned.
         keep: whether what an earlier run put there is kept.
     """
 
-    def __init__(self, bench: Bench, target: Path, keep: bool) -> None:
-        self.bench, self.target = bench, target
+    def __init__(self, bench: Bench, target: Path, head_rate: float, keep: bool) -> None:
+        self.bench, self.target, self.head_rate = bench, target, head_rate
         before = load_results(target) if keep and target.is_file() else None
         self.rows = {row.name: row for row in before.rows} if before else {}
         self.curves = list(before.curves) if before else []
@@ -120,6 +124,7 @@ class Board:
         facts = {
             "seed": places.seed, "dtype": self.bench.dtype, "weft": weft.__version__, "settings": budget.settings,
             "examples": budget.examples, "measured": budget.measured, "curve": budget.curve, "left out": self.left_out,
+            "head_rate": self.head_rate,
         }  # fmt: skip
         columns = [Column(task, "classification", "accuracy") for task in TASKS]
         title = "text8: eight text-classification tasks"
@@ -135,7 +140,7 @@ def prepared(chosen: argparse.Namespace) -> Bench:
     places = Places(chosen.runs, chosen.seed)
     write_base(places)
     for task in TASKS:
-        train(chosen.data, places, task, Settings(), tell)
+        train(chosen.data, places, task, Settings(head_rate=chosen.head_rate), tell)
     return Bench(chosen.data, places, dtype=chosen.dtype, threads=chosen.threads, memory=chosen.memory, tell=tell)
 
 

@@ -22,6 +22,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/text8", help="where models are written")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(TASKS), help="tasks, with commas between")
+    parser.add_argument(
+        "--head-rate", type=float, default=Settings.head_rate, help="other than that: other --runs, too"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     chosen = parser.parse_args()
     if chosen.threads:
@@ -29,7 +32,7 @@ def main() -> None:
     places = Places(chosen.runs, chosen.seed)
     write_base(places)
     for task in chosen.only.split(","):
-        train(chosen.data, places, task, Settings(), lambda text: print(text, flush=True))
+        train(chosen.data, places, task, Settings(head_rate=chosen.head_rate), lambda text: print(text, flush=True))
 
 
 if __name__ == "__main__":
