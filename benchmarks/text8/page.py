@@ -25,10 +25,10 @@ NOISE = 0.005
 HOW = """## How it is measured
 
 * **Model**: all-MiniLM-L6-v2 (22.7 million parameters), mean pooling, one linear head for each task.
-* **Experts**: fine-tuned with AdamW at 1e-4, heads at {head_rate:g}, both falling to zero, in batches of 32, embeddings frozen,
-  one epoch, two where there are many classes or few examples. How fast heads learn decides how hard merging is: with
-  heads at 1e-4 the base under the experts' heads was at .36 of the experts, with heads that begin as a logistic
-  regression on the base's states at .98 (seven tasks), where nothing is left to win.
+* **Experts**: fine-tuned with AdamW at 1e-4, heads at {head_rate:g}, both falling to zero, in batches of 32,
+  embeddings frozen, one epoch, two where there are many classes or few examples. How fast heads learn decides how hard
+  merging is: with heads at 1e-4 the base under the experts' heads was at .36 of the experts, with heads that begin as a
+  logistic regression on the base's states at .98 (seven tasks), where nothing is left to win.
 * **Merging** leaves heads alone: the encoders are merged, and each task is scored with its own expert's head. This
   includes the base, whose row says what heads of experts make of the encoder that they were not trained on.
 * **Population**: all parameters of the encoder, so that the frozen embeddings (about half of them) count as zeros of

@@ -222,7 +222,15 @@ def seed_results(seed: int, ties: float) -> Any:
         Curve(MODELS, "models", "y", [Series("ties", [2, 3], [ties, 0.5])]),
         Curve(ABLATION, "", "y", [Series("TIES", [0.0], [ties]), Series("less", [0.0], [0.5])], points=True),
     ]
-    facts = {"seed": seed, "weft": "0", "settings": 8, "examples": 250, "measured": 128, "dtype": "float32"}
+    facts = {
+        "seed": seed,
+        "weft": "0",
+        "settings": 8,
+        "examples": 250,
+        "measured": 128,
+        "dtype": "float32",
+        "head_rate": 0.001,
+    }
     return Results([Column("a", "classification", "accuracy")], rows, curves=curves, facts=facts)
 
 
