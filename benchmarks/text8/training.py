@@ -170,7 +170,8 @@ class Training:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.places, self.task, self.settings, self.name = places, task, settings, name
-        examples = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        with file.open(encoding="utf-8") as lines:
+            examples = [json.loads(line) for line in lines]
         self.labels = [example["label"] for example in examples]
         tokenizer = AutoTokenizer.from_pretrained(places.base)
         self.tokens = tokenizer([e["text"] for e in examples], truncation=True, max_length=settings.longest)[
@@ -228,7 +229,9 @@ class Training:
         self.step = state["step"]
 
     def finish(self) -> None:
-        """Write head and encoder, the encoder last and in one go."""
+        """Write head and encoder, the encoder last and in one go; what was measured of another is forgotten."""
+        for measured in self.places.statistics.glob(f"*/{self.task}.safetensors"):
+            measured.unlink()
         head = self.places.head(self.task)
         head.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: w.detach().contiguous() for name, w in self.head.state_dict().items()}, head)

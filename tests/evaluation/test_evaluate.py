@@ -83,6 +83,59 @@ def test_an_ensemble_of_likelihoods_averages_what_they_make_likely(tmp_path: Pat
     assert [score.score for score in results.rows[1].scores.values()] == [right, right]
 
 
+def test_copies_of_a_model_are_together_what_it_is(tmp_path: Path) -> None:
+    """By length as well, which likelihoods on another scale would change."""
+    rows = [
+        {"question": f"w{k}", "choices": [f"w{k + 3}", f"w{k} w{k + 1} w{k + 2} w{k + 9}"], "label": k % 2}
+        for k in range(20)
+    ]
+    jsonl(tmp_path / "data/test.jsonl", rows)
+    llama(tmp_path / "expert", 0)
+    parts = {"kind": "multiple-choice", "data": {"folder": "data"}, "expert": "expert"}
+    files = [task(tmp_path / f"{name}.yaml", **parts) for name in ("one", "two")]
+    expert, ensemble = evaluate([], files, ensemble=True).rows
+    asked = examples(load_task(files[0]), "test")
+    made = predict(open_model(tmp_path / "expert", Device()), asked, Asking())
+    whole = np.log(np.exp(made.scores).sum(1, keepdims=True))
+    assert (((made.scores - whole) / made.sizes).argmax(1) != (made.scores / made.sizes).argmax(1)).any()
+    assert ensemble.scores["one"].metrics == expert.scores["one"].metrics
+
+
+def test_an_ensemble_asks_every_expert_with_the_head_that_knows_the_classes(tmp_path: Path) -> None:
+    """Where tasks name no head, an expert's own says nothing of another's classes."""
+    for k, name in enumerate(["one", "two"]):
+        bert(tmp_path / "experts" / name, k, "BertForSequenceClassification", num_labels=2 + k)
+        labelled(tmp_path / name, 2 + k)
+        task(tmp_path / f"tasks/{name}.yaml", kind="classification", data={"folder": f"../{name}"})
+    _, row = evaluate([], tmp_path / "tasks", experts=tmp_path / "experts", ensemble=True).rows
+    for name in ("one", "two"):
+        asked = load_task(tmp_path / f"tasks/{name}.yaml").model_copy(update={"head": tmp_path / "experts" / name})
+        several = [
+            predict(open_model(tmp_path / "experts" / expert, Device()), examples(asked, "test"), Asking())
+            for expert in ("one", "two")
+        ]
+        mean = np.mean([each.scores for each in several], axis=0)
+        assert row.scores[name].score == pytest.approx(float((mean.argmax(1) == several[0].targets).mean()))
+
+
+def test_experts_of_some_tasks_are_told_of_these(made: Path, tmp_path: Path) -> None:
+    parts = {"kind": "classification"}
+    for name, more in (("colour", {}), ("size", {"expert": str(made / "experts/size")})):
+        task(tmp_path / f"{name}.yaml", **parts, data={"folder": str(made / "data" / name)}, **more)
+    results = evaluate([made / "base"], tmp_path, heads=made / "heads")
+    base, experts = results.rows
+    assert list(experts.scores) == ["size"]
+    assert base.scores["colour"].share is None
+    assert base.scores["size"].share == pytest.approx(base.scores["size"].score / experts.scores["size"].score)
+    assert results.mean_share(base) is None
+
+
+def test_two_tasks_of_one_name_are_refused_however_they_come(made: Path) -> None:
+    one = load_task(made / "tasks/size.yaml")
+    with pytest.raises(InputError, match="two tasks are called 'size'"):
+        evaluate([made / "base"], [one, made / "tasks"], data=made / "data", heads=made / "heads")
+
+
 def test_without_experts_nothing_is_told_of_shares(made: Path) -> None:
     results = table(made, "base", experts=None)
     assert [row.name for row in results.rows] == ["base"]
@@ -96,103 +149,6 @@ def test_a_task_may_name_its_expert_and_head(made: Path, tmp_path: Path) -> None
     assert results.rows[0].scores["size"].metrics == table(made, "merged").rows[0].scores["size"].metrics
     assert results.rows[1].role == "experts"
     assert results.rows[1].scores["size"].share == 1.0
-
-
-# What is known already
-
-
-def cached(results: Results) -> list[bool]:
-    return [score.cached for row in results.rows for score in row.scores.values()]
-
-
-def test_what_was_computed_once_is_known(made: Path) -> None:
-    first, second = (table(made, "base", "merged", ensemble=True) for _ in range(2))
-    assert not any(cached(first))
-    assert all(cached(second))
-    assert [r.scores[t].metrics for r in first.rows for t in r.scores] == [
-        r.scores[t].metrics for r in second.rows for t in r.scores
-    ]
-    assert not any(cached(table(made, "base", "merged", ensemble=True, cache=False)))
-
-
-def copied(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
-
-
-def _weights(place: Path) -> None:
-    tensors = load_file(place / "base/model.safetensors")
-    tensors["embeddings.LayerNorm.bias"][0] += 1
-    save_file(tensors, place / "base/model.safetensors", {"format": "pt"})
-
-
-def _data(place: Path) -> None:
-    labelled(place / "data/colour", 2)
-
-
-def _head(place: Path) -> None:
-    linear_head(place / "heads/colour.safetensors", 3, seed=99)
-
-
-def _tokenizer(place: Path) -> None:
-    file = place / "base/tokenizer.json"
-    file.write_text(file.read_text().replace('"w1"', '"v1"'))
-
-
-def _pooling(place: Path) -> None:
-    task(place / "tasks/colour.yaml", kind="classification", data={"folder": "colour"}, pooling="cls")
-
-
-@pytest.mark.parametrize("change", [_weights, _data, _head, _tokenizer, _pooling])
-def test_what_changes_a_score_is_computed_anew(made: Path, tmp_path: Path, change: Any) -> None:
-    place = copied(made, tmp_path)
-    before = table(place, "base", experts=None)
-    change(place)
-    after = table(place, "base", experts=None)
-    assert not before.rows[0].scores["colour"].cached
-    assert not after.rows[0].scores["colour"].cached
-    assert after.rows[0].scores["size"].cached == (change not in (_weights, _tokenizer))
-
-
-def test_what_changes_no_score_is_known(made: Path, tmp_path: Path) -> None:
-    place = copied(made, tmp_path)
-    table(place, "base", experts=None)
-    shutil.move(place / "base", place / "moved")
-    shutil.move(place / "tasks/colour.yaml", place / "tasks/tint.yaml")
-    shutil.move(place / "heads/colour.safetensors", place / "heads/tint.safetensors")
-    scores = table(place, "moved", experts=None).rows[0].scores
-    assert scores["size"].cached
-    assert not scores["tint"].cached, "a head is known by name and content"
-
-
-def test_other_code_knows_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table(made, "base", experts=None)
-    monkeypatch.setattr("weft.evaluation.evaluating.hash_of_code", lambda: "another")
-    assert not any(cached(table(made, "base", experts=None)))
-
-
-def test_a_damaged_entry_counts_as_nothing(made: Path, tmp_path: Path) -> None:
-    first = table(made, "base", experts=None)
-    for file in (tmp_path / "cache").rglob("*.json"):
-        file.write_text("{")
-    second = table(made, "base", experts=None)
-    assert not any(cached(second))
-    assert first.rows[0].scores == second.rows[0].scores
-
-
-def test_half_a_table_is_not_lost(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted at the second task, it goes on there."""
-    calls = []
-
-    def interrupted(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return predict(*arguments)
-
-    monkeypatch.setattr("weft.evaluation.evaluating.predict", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        table(made, "base", experts=None)
-    assert cached(table(made, "base", experts=None)) == [True, False]
 
 
 # What does not fit

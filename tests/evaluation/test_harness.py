@@ -71,3 +71,14 @@ def test_what_fails_within_it_is_told(place: Path) -> None:
     (place / "data/test.jsonl").unlink()
     with pytest.raises(InputError, match="lm-evaluation-harness failed"):
         with_harness(None, [place / "m"], [str(place / "local.yaml")], device="cpu")
+
+
+@pytest.mark.parametrize(("aggregated", "names"), [(True, ["weft_all"]), (False, ["weft_local", "weft_other"])])
+def test_a_group_is_told_once(place: Path, aggregated: bool, names: list[str]) -> None:
+    """By its own number if it has one, else by those of its tasks: a mean would count tasks twice."""
+    (place / "other.yaml").write_text((place / "local.yaml").read_text().replace("weft_local", "weft_other"))
+    more = "aggregate_metric_list: [{metric: acc, weight_by_size: true}]\n" if aggregated else ""
+    (place / "all.yaml").write_text(f"group: weft_all\ntask: [weft_local, weft_other]\n{more}")
+    results = with_harness(None, [place / "m"], [str(place / "all.yaml")], device="cpu")
+    assert [task.name for task in results.tasks] == names
+    assert [score.examples for score in results.rows[0].scores.values()] == [24 if aggregated else 12] * len(names)

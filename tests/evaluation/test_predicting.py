@@ -95,7 +95,7 @@ def test_regression_reads_one_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_perplexity_one_token_at_a_time(tmp_path: Path, batch: int) -> None:
-    """Texts longer than `longest` are cut into pieces; the first token of each is not predicted."""
+    """Every token once: the first follows the one that texts begin with, a piece follows the one before."""
     path = llama(tmp_path / "m", 0)
     jsonl(tmp_path / "test.jsonl", [{"text": text} for text in SENTENCES])
     made = ask(path, tmp_path, Device(batch=batch), kind="language-modelling", longest=4)
@@ -103,14 +103,14 @@ def test_perplexity_one_token_at_a_time(tmp_path: Path, batch: int) -> None:
     tokens = transformers.AutoTokenizer.from_pretrained(path)
     total, count = 0.0, 0
     for text in SENTENCES:
-        ids = tokens(text)["input_ids"]
-        for piece in (ids[k : k + 4] for k in range(0, len(ids), 4)):
+        ids = [tokens.bos_token_id, *tokens(text)["input_ids"]]
+        for piece in (ids[k : k + 4] for k in range(0, len(ids), 3)):
             for end in range(1, len(piece)):
                 with torch.no_grad():
                     logits = model(torch.tensor([piece[:end]])).logits[0, -1].double()
                 total -= float(torch.log_softmax(logits, -1)[piece[end]])
                 count += 1
-    assert made.targets.sum() == count
+    assert made.targets.sum() == count == len(" ".join(SENTENCES).split())
     told = measured("language-modelling", made)
     assert told["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
     assert told["bits_per_byte"] == pytest.approx(total / math.log(2) / len("".join(SENTENCES).encode()), rel=1e-5)
@@ -283,11 +283,12 @@ def test_a_head_of_another_width_or_of_another_encoder(tmp_path: Path) -> None:
 def test_a_file_that_is_no_head(tmp_path: Path) -> None:
     path = bert(tmp_path / "m", 0)
     labelled(tmp_path, 3)
-    save_file({"w": torch.zeros(2, 3)}, tmp_path / "h.safetensors")
+    save_file({"v": torch.zeros(2), "w": torch.zeros(2, 3, 1)}, tmp_path / "h.safetensors")
     told = refused(path, tmp_path, kind="classification", head=str(tmp_path / "h.safetensors"))
     assert told == (
-        f"task x: {tmp_path}/h.safetensors is no linear head; it holds w [2, 3]\n"
-        "  -> a head is a .safetensors file with `weight` (classes x width) and, if it has one, `bias` (classes)"
+        f"task x: {tmp_path}/h.safetensors: "
+        "a head is one matrix and at most one vector, but it holds v [2], w [2, 3, 1]\n"
+        "  -> save the head's weight [classes, width] and its bias [classes] in a file of their own"
     )
     told = refused(path, tmp_path, kind="classification", head=str(tmp_path / "none.safetensors"))
     assert told.startswith(f"task x: there is no head {tmp_path}/none.safetensors")
@@ -329,7 +330,7 @@ def test_choices_and_prompts_that_make_no_sense(tmp_path: Path) -> None:
 
 
 def test_texts_with_nothing_to_predict(tmp_path: Path) -> None:
-    jsonl(tmp_path / "test.jsonl", [{"text": "w1"}])
+    jsonl(tmp_path / "test.jsonl", [{"text": ""}])
     assert "have no token to predict" in refused(llama(tmp_path / "m", 0), tmp_path, kind="language-modelling")
 
 

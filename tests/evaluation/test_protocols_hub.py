@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,11 @@ def test_images_are_cut_once_and_kept(tmp_path: Path, base: Path, monkeypatch: p
     assert [row["label"] for row in rows] == [k % 3 for k in range(12)]
     with Image.open(made.data.folder / rows[3]["image"]) as image:
         assert image.size == (tiny.SIZE, tiny.SIZE)
+    other = shutil.copytree(base, tmp_path / "other")
+    file = other / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "do_center_crop": False}))
+    (cut,) = prepared(known.tasks[0], preparation(known, tmp_path / "work", other))
+    assert cut.data.folder != made.data.folder
     monkeypatch.setattr("weft.evaluation.protocols.preparing._cut", None)
     (again,) = prepared(known.tasks[0], preparation(known, tmp_path / "work", base))
     assert again == made

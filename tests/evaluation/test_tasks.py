@@ -210,3 +210,28 @@ def test_broken_files_are_told(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text("[1]\n")
     with pytest.raises(InputError, match=r"example 1 is \[1\], not a map from columns to values"):
         read(tmp_path)
+
+
+def test_a_text_may_hold_what_unicode_calls_the_end_of_a_line(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(
+        '{"text": "a\u2028b", "label": 0}\n\n{"text": "c\x85d", "label": 1}\n', "utf-8"
+    )
+    assert read(tmp_path).texts("text") == ["a\u2028b", "c\x85d"]
+
+
+def test_a_table_with_texts_that_look_like_numbers(tmp_path: Path) -> None:
+    """And with the mark that spreadsheets put before a table."""
+    (tmp_path / "test.csv").write_text("text,more,label\n2012,007,0\nnan,8,1\n", "utf-8-sig")
+    found = read(tmp_path)
+    assert found.texts("text") == ["2012", "nan"]
+    assert found.classes(2) == [0, 1]
+    assert read(tmp_path, columns={"text": ["text", "more"]}).texts("text") == [("2012", "007"), ("nan", "8")]
+
+
+def test_a_table_with_too_many_cells_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("text,label\na,0\nb, c,1\n")
+    with pytest.raises(InputError, match="example 2 has more cells than the first line has names"):
+        read(tmp_path)
+    (tmp_path / "test.csv").write_text("text,label\n" + "a" * 200_000 + ",0\n")
+    with pytest.raises(InputError, match="cannot be read: field larger than field limit"):
+        read(tmp_path)

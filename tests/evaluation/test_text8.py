@@ -193,7 +193,12 @@ def test_an_expert_is_a_checkpoint_like_the_base(tmp_path: Path) -> None:
     jsonl(tmp_path / "data/toy/train.jsonl", [{"text": f"word {k}", "label": k % 3} for k in range(9)])
     places = training.Places(tmp_path / "runs", seed=2)
     training.write_base(places)
+    stale, other = places.statistic("fisher", "toy"), places.statistic("fisher", "other")
+    for file in (stale, other):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"of an expert that was there before")
     training.train(tmp_path / "data", places, "toy", training.Settings(), lambda text: None)
+    assert (stale.exists(), other.exists()) == (False, True)
     assert places.expert("toy") == tmp_path / "runs/experts-2/toy"
     base = load_file(places.base / "model.safetensors")
     expert = load_file(places.expert("toy") / "model.safetensors")

@@ -18,10 +18,10 @@ from platformdirs import user_cache_path
 from weft.checkpoints.folders import find_weights
 
 _DECIDES = ("config.json", "generation_config.json", "added_tokens.json", "merges.txt", "preprocessor_config.json",
-            "processor_config.json", "special_tokens_map.json", "spiece.model", "vocab.json", "vocab.txt")  # fmt: skip
-"""Files beside the weights that change what a model says; and all that begin with `tokenizer`."""
-_CODE = ("data", "metrics", "models", "predicting")
-_PACKAGES = ("torch", "transformers", "tokenizers", "scikit-learn", "scipy")
+            "processor_config.json", "special_tokens_map.json", "vocab.json", "vocab.txt", "bpe.codes")  # fmt: skip
+"""Files beside the weights that change what a model says; and all that begin with `tokenizer` or end in `.model`."""
+_CODE = ("data", "ensembling", "heads", "metrics", "models", "pictures", "predicting", "reading", "schema")
+_PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "sentencepiece", "pillow", "scikit-learn", "scipy")
 
 
 def cache_folder() -> Path:
@@ -36,8 +36,12 @@ def hash_of(*parts: Any) -> str:
 
 def hash_of_model(path: Path) -> str:
     """Of everything in a model's folder that changes what it says: weights, config, tokenizer."""
-    beside = [file for file in path.iterdir() if file.name in _DECIDES or file.name.startswith("tokenizer")]
-    return hash_of_files({*find_weights(path).files, *(file for file in beside if file.is_file())})
+    beside = [file for file in path.iterdir() if file.is_file() and _decides(file)]
+    return hash_of_files({*find_weights(path).files, *beside})
+
+
+def _decides(file: Path) -> bool:
+    return file.name in _DECIDES or file.name.startswith("tokenizer") or file.suffix == ".model"
 
 
 def hash_of_files(files: Iterable[Path]) -> str:

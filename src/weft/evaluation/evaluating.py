@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from weft.checkpoints.hub import fetch, is_hub_id
 from weft.checkpoints.opening import expanded
@@ -17,9 +15,11 @@ from weft.engine.progress import Progress
 from weft.errors import Gathering, InputError, listed, nearest
 from weft.evaluation.caching import Cache, cache_folder, hash_of, hash_of_code, hash_of_files, hash_of_model
 from weft.evaluation.data import SPLITS, Examples, examples
-from weft.evaluation.loading import load_tasks
+from weft.evaluation.ensembling import Mean
+from weft.evaluation.heads import head_path
+from weft.evaluation.loading import check_names, load_tasks
 from weft.evaluation.metrics import METRICS, Predictions, measured
-from weft.evaluation.models import FORMATS, Device, Model, head_path, open_model
+from weft.evaluation.models import FORMATS, Device, Model, open_model
 from weft.evaluation.predicting import Asking, asked, predict
 from weft.evaluation.results import Column, Results, Row, Score, with_share
 from weft.evaluation.schema import Headed, LanguageModelling, Task
@@ -93,6 +93,7 @@ def _tasks(tasks: Sequence[PathLike | Task] | PathLike) -> tuple[Task, ...]:
     found = (*ready, *load_tasks([Path(task) for task in given if not isinstance(task, Task)]))
     if not found:
         raise InputError("no task is named", "add --tasks FILE.yaml, or a folder of such files")
+    check_names(found)
     return found
 
 
@@ -165,10 +166,10 @@ class _Evaluation:
     def table(self, models: Mapping[str, Path], ensemble: bool) -> Results:
         """All rows; everything that can be found wrong without running a model is told first."""
         self._check(models, ensemble)
-        experts = self._experts() if self._all_have_experts() else None
-        known = {name: score.score for name, score in experts.scores.items()} if experts else {}
+        experts = self._experts()
+        known = {name: score.score for name, score in experts.scores.items()}
         rows = [self._row(name, path, known) for name, path in models.items()]
-        if experts is not None:
+        if experts.scores:
             rows.append(self._against(experts, known))
         if ensemble:
             rows.append(self._ensemble(known))
@@ -201,9 +202,6 @@ class _Evaluation:
         if ensemble and running:
             raise InputError(f"language modelling ({listed(running)}) has no ensemble here", "leave --ensemble out")
 
-    def _all_have_experts(self) -> bool:
-        return all(self.settings.expert(task) is not None for task in self.tasks)
-
     def _row(self, name: str, path: Path, experts: Mapping[str, float]) -> Row:
         began = time.monotonic()
         scores = {}
@@ -212,15 +210,17 @@ class _Evaluation:
         return Row(name, scores, path=str(path), seconds=round(time.monotonic() - began, 3))
 
     def _experts(self) -> Row:
+        """Each on its own task, as far as they are known."""
         began, scores = time.monotonic(), {}
         for task in self.tasks:
             path = self.settings.expert(task)
-            assert path is not None
-            scores[task.name] = self._score("expert", path, task)
+            if path is not None:
+                scores[task.name] = self._score("expert", path, task)
         return Row("experts", scores, "experts", str(self.settings.experts or ""), round(time.monotonic() - began, 3))
 
     def _against(self, row: Row, experts: Mapping[str, float]) -> Row:
-        scores = {t.name: with_share(row.scores[t.name], t.counted, experts[t.name]) for t in self.tasks}
+        metrics = {task.name: task.counted for task in self.tasks}
+        scores = {name: with_share(score, metrics[name], experts.get(name)) for name, score in row.scores.items()}
         return Row(row.name, scores, row.role, row.path, row.seconds)
 
     def _score(self, name: str, path: Path, task: Task) -> Score:
@@ -240,27 +240,36 @@ class _Evaluation:
             self.opened = None  # two models need not be in memory at once
             self.opened = open_model(path, self.settings.device)
         self.progress.phase(f"{name} on {task.name}", asked(self.read[task.name]))
-        return predict(self.opened, self.read[task.name], Asking(self.settings.heads, self.progress.advance))
+        return predict(
+            self.opened, replace(self.read[task.name], task=task), Asking(self.settings.heads, self.progress.advance)
+        )
 
     def _ensemble(self, experts: Mapping[str, float]) -> Row:
         """Every expert is asked every task, with the task's head; their predictions are averaged."""
         began = time.monotonic()
         paths = [path for task in self.tasks if (path := self.settings.expert(task)) is not None]
-        keys = {task.name: self._key(paths, task, "ensemble") for task in self.tasks}
+        keys = {task.name: self._key(paths, self._with_head(task), "ensemble") for task in self.tasks}
         known = {name: self.settings.cache.get(key) for name, key in keys.items()}
         wanted = [task for task in self.tasks if known[task.name] is None]
-        sums: dict[str, Predictions] = {}
+        means: dict[str, Mean] = {}
         for path in paths if wanted else []:
             for task in wanted:
-                made = self._predictions(path.name, path, task)
-                sums[task.name] = _added(sums.get(task.name), made, task)
+                made = self._predictions(path.name, path, self._with_head(task))
+                mean = means.get(task.name)
+                means[task.name] = mean.taking(made) if mean else Mean(made, logarithms=task.kind == "multiple-choice")
         scores = {}
         for task in self.tasks:
-            told = known[task.name] or measured(task.kind, _divided(sums[task.name], len(paths), task))
+            told = known[task.name] or measured(task.kind, means[task.name].made)
             self.settings.cache.put(keys[task.name], told)
             score = self._told(told, task, cached=known[task.name] is not None)
             scores[task.name] = with_share(score, task.counted, experts.get(task.name))
         return Row("ensemble", scores, "ensemble", seconds=round(time.monotonic() - began, 3))
+
+    def _with_head(self, task: Task) -> Task:
+        """Where each model's own head is meant, it is the expert's that knows the task's classes."""
+        if not isinstance(task, Headed) or head_path(task, self.settings.heads) is not None:
+            return task
+        return task.model_copy(update={"head": self.settings.expert(task), "place": Path()})
 
     def _key(self, paths: Sequence[Path], task: Task, how: str) -> str:
         told = task.model_dump(mode="json", exclude={"name", "place", "data", "expert", "head", "metric"})
@@ -282,24 +291,3 @@ def _check_folder(path: Path) -> None:
     if not path.is_dir():
         what = "is a file" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}", "name the folder of a model, with config and tokenizer")
-
-
-def _chances(made: Predictions, task: Task) -> Predictions:
-    """Predictions as what may be averaged: probabilities of choices and not their likelihoods."""
-    if task.kind != "multiple-choice":
-        return made
-    shifted = np.exp(made.scores - made.scores.max(1, keepdims=True))
-    return Predictions(shifted / shifted.sum(1, keepdims=True), made.targets, made.sizes)
-
-
-def _added(total: Predictions | None, made: Predictions, task: Task) -> Predictions:
-    chances = _chances(made, task)
-    return chances if total is None else Predictions(total.scores + chances.scores, made.targets, made.sizes)
-
-
-def _divided(total: Predictions, count: int, task: Task) -> Predictions:
-    mean = total.scores / count
-    if task.kind == "multiple-choice":
-        with np.errstate(divide="ignore"):
-            mean = np.log(mean)
-    return Predictions(mean, total.targets, total.sizes)

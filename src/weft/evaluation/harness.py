@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ def _joined(row: Row, columns: Sequence[Column], told: Mapping[str, Any]) -> Row
 
 def _score(told: Mapping[str, Any], column: Column) -> Score:
     metrics = _metrics(told["results"][column.name])
-    examples = told.get("n-samples", {}).get(column.name, {}).get("effective", 0)
+    asked = told.get("n-samples", {}).get(column.name, {}).get("effective")
+    examples = told["results"][column.name].get("sample_len", 0) if asked is None else asked
     return Score(metrics[column.metric], metrics, None, int(examples))
 
 
@@ -115,23 +116,36 @@ class _Harness:
             quiet.setLevel(level)
 
     def columns(self, told: Mapping[str, Any]) -> list[Column]:
-        """One for each task, groups included; the first metric is the one that counts."""
+        """One for each task, or each group that has a number of its own; the first metric is the one that counts."""
         made = []
-        for name, found in told["results"].items():
-            metrics = _metrics(found)
-            if not metrics:
-                raise InputError(f"--lm-eval {name}: the harness gives no number", "choose a task with a metric")
-            first = next(iter(metrics))
+        for name in dict.fromkeys(self._numbered(told)):
+            first = next(iter(_metrics(told["results"][name])))
             rises = told.get("higher_is_better", {}).get(name, {}).get(first, True)
             made.append(Column(name, "lm-eval", first, falls=rises is False))
+        if not made:
+            what = f"--lm-eval {', '.join(self._tasks)}: the harness gives no number"
+            raise InputError(what, "choose a task with a metric")
         return made
+
+    def _numbered(self, told: Mapping[str, Any]) -> Iterator[str]:
+        """What was asked, and where that is a group without a number, what is in it."""
+        members = told.get("group_subtasks", {})
+        inside = {name for some in members.values() for name in some}
+        waiting = [name for name in told["results"] if name in self._tasks or name not in inside]
+        while waiting:
+            name = waiting.pop(0)
+            if _metrics(told["results"].get(name, {})):
+                yield name
+            else:
+                waiting = [*members.get(name, ()), *waiting]
 
 
 def _named_in(file: Path) -> str:
-    """What the harness calls the task of a file."""
+    """What the harness calls the task of a file, or the group."""
     import re
 
-    found = re.search(r"^task\s*:\s*['\"]?([^'\"\s#]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    if found is None:
-        raise InputError(f"--lm-eval {file}: names no `task`", "write `task: NAME`, as lm-evaluation-harness reads it")
-    return found[1]
+    text = file.read_text(encoding="utf-8")
+    for key in ("group", "task"):
+        if found := re.search(rf"^{key}\s*:\s*['\"]?([^'\"\s#]+)", text, re.MULTILINE):
+            return found[1]
+    raise InputError(f"--lm-eval {file}: names no `task`", "write `task: NAME`, as lm-evaluation-harness reads it")

@@ -33,11 +33,20 @@ def load_tasks(paths: Sequence[str | Path]) -> tuple[Task, ...]:
                 with problems:
                     found.append(load_task(file))
     problems.tell()
-    names = [task.name for task in found]
+    check_names(found)
+    return tuple(found)
+
+
+def check_names(tasks: Sequence[Task]) -> None:
+    """Names are what tells tasks apart in a table.
+
+    Raises:
+        InputError: if two have the same.
+    """
+    names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"two tasks are called {name!r}", "give one of them another `name`")
-    return tuple(found)
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 
 from weft.errors import InputError, shown
 from weft.evaluation.data import Examples
+from weft.evaluation.heads import Head, head_for
 from weft.evaluation.metrics import Predictions
-from weft.evaluation.models import Head, Model, head_for
+from weft.evaluation.models import Model
 from weft.evaluation.schema import Classification, ImageClassification, LanguageModelling, MultipleChoice, Regression
+from weft.inspection.running import lacks_memory
+from weft.statistics.examples import positions
 
 Advance = Callable[[int], None]
 
@@ -37,10 +41,16 @@ def predict(model: Model, examples: Examples, asking: Asking) -> Predictions:
     """Ask a model every example of a task.
 
     Raises:
-        InputError: if labels, columns or heads do not fit the model.
+        InputError: if labels, columns or heads do not fit the model, or a batch does not fit into memory.
     """
-    with model.device.computing():
-        return _PREDICT[examples.task.kind](model, examples, asking)
+    try:
+        with model.device.computing():
+            return _PREDICT[examples.task.kind](model, examples, asking)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        what = f"{model.path}: on task {examples.task.name} {model.device.name} has not enough memory"
+        raise InputError(what, f"give a --batch of less than {model.device.batch}, or a shorter `longest`") from None
 
 
 def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -61,7 +71,7 @@ def _classify(model: Model, examples: Examples, asking: Asking) -> Predictions:
     if head.classes < 2:
         what = f"task {examples.task.name}: the head gives one number, which tells no classes apart"
         raise InputError(what, "choose `kind: regression`, or name the task's head")
-    targets = np.array(examples.classes(head.classes))
+    targets = np.array(examples.classes(head.classes, head.names))
     softmax = import_module("torch").softmax
     return Predictions(_all_scores(model, examples, head, asking, lambda made: softmax(made, -1)), targets)
 
@@ -108,24 +118,24 @@ def _text_batches(model: Model, texts: list[Any], longest: int) -> Iterator[tupl
     pairs = bool(texts) and isinstance(texts[0], tuple)
     columns = [list(column) for column in zip(*texts, strict=True)] if pairs else [texts]
     encoded = model.tokenizer(*columns, truncation=True, max_length=longest)
+    kinds = encoded["token_type_ids"] if "token_type_ids" in encoded and model.takes("token_type_ids") else None
     for places in by_length([len(ids) for ids in encoded["input_ids"]], model.device.batch):
-        some = {name: [values[k] for k in places] for name, values in encoded.items()}
-        yield places, model.tokenizer.pad(some, return_tensors="pt").to(model.device.name)
+        batch = _padded(model, [encoded["input_ids"][k] for k in places])
+        if kinds is not None:
+            batch["token_type_ids"] = _filled(model, [kinds[k] for k in places], 0)
+        yield places, batch
 
 
 def _longest(model: Model, asked: int) -> int:
     """Tokens that the model has places for, at most those asked."""
-    config = model.loaded.model.config
-    places = getattr(config, "max_position_embeddings", None) or asked
-    offset = 2 if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
-    return int(min(asked, places - offset))
+    return min(asked, positions(model.loaded.model))
 
 
 def _image_batches(model: Model, examples: Examples) -> Iterator[tuple[list[int], Mapping[str, Any]]]:
-    images = examples.values("image")
+    pictures = examples.pictures("image")
     processor = _image_processor(model)
-    for start in range(0, len(images), model.device.batch):
-        some = images[start : start + model.device.batch]
+    for start in range(0, len(pictures), model.device.batch):
+        some = [picture.opened() for picture in pictures[start : start + model.device.batch]]
         made = processor(images=some, return_tensors="pt")
         yield list(range(start, start + len(some))), {"pixel_values": made["pixel_values"].to(model.device.name)}
 
@@ -142,10 +152,12 @@ def _image_processor(model: Model) -> Any:
 
 
 def _read_on(model: Model, examples: Examples, asking: Asking) -> Predictions:
-    """Running text, cut into pieces that the model can read; the first token of each piece is not predicted."""
+    """Running text, cut into pieces that the model can read; every token of a text is predicted once.
+
+    The first one follows the token that texts begin with, and a piece begins with the last token of the one before it.
+    """
     texts = examples.texts("text")
-    longest = _longest(model, examples.task.longest)
-    pieces, owners = _pieces(model, texts, longest)
+    pieces, owners = _pieces(model, texts, _longest(model, examples.task.longest))
     nats, counts = np.zeros(len(texts)), np.zeros(len(texts))
     for places, sums in _likelihoods(model, pieces, [1] * len(pieces), asking):
         for place, value in zip(places, sums, strict=True):
@@ -169,11 +181,18 @@ def _pieces(model: Model, texts: list[str], longest: int) -> tuple[list[Piece], 
     pieces: list[Piece] = []
     owners = []
     for owner, ids in enumerate(model.tokenizer(texts)["input_ids"]):
-        for start in range(0, len(ids), longest):
-            if len(ids[start : start + longest]) > 1:
-                pieces.append(([], ids[start : start + longest]))
-                owners.append(owner)
+        begun = _begun(model, ids)
+        for start in range(0, len(begun) - 1, max(longest - 1, 1)):
+            pieces.append(([], begun[start : start + longest]))
+            owners.append(owner)
     return pieces, owners
+
+
+def _begun(model: Model, ids: Sequence[int]) -> list[int]:
+    """A text's tokens after the one that texts begin with: the first token follows something, too."""
+    begin, end = (getattr(model.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+    first = end if begin is None else begin
+    return [*ids] if first is None or list(ids[:1]) == [first] else [first, *ids]
 
 
 def _check_writes(model: Model, kind: str) -> None:
@@ -191,8 +210,8 @@ def _choose(model: Model, examples: Examples, asking: Asking) -> Predictions:
     targets = np.array([_right(examples, k, label, choices[k]) for k, label in enumerate(examples.values("label"))])
     scores, sizes = np.full((len(examples), most), -np.inf), np.ones((len(examples), most))
     flat = [(k, c) for k, some in enumerate(choices) for c in range(len(some))]
-    longest = _longest(model, examples.task.longest)
-    made = [_joined(model, prompts[k], choices[k][c], longest) for k, c in flat]
+    longest, where = _longest(model, examples.task.longest), f"task {examples.task.name}: {examples.where}"
+    made = [_joined(model, prompts[k], choices[k][c], longest, f"{where}: example {k + 1}") for k, c in flat]
     for places, sums in _likelihoods(model, [piece for piece, _ in made], [begin for _, begin in made], asking):
         for place, value in zip(places, sums, strict=True):
             scores[flat[place]] = value
@@ -237,17 +256,34 @@ def _right(examples: Examples, k: int, label: Any, choices: Sequence[str]) -> in
     )
 
 
-def _joined(model: Model, prompt: str, choice: str, longest: int) -> tuple[Piece, int]:
-    """Prompt and choice as tokens, and where the choice begins; too much of a prompt is cut off at its beginning."""
+def _joined(model: Model, prompt: str, choice: str, longest: int, where: str) -> tuple[Piece, int]:
+    """Prompt and choice as tokens, and where the choice begins; too much of a prompt is cut off at its beginning.
+
+    Read together they may be other tokens than read apart. The choice begins where the tokens of both cease to be those
+    of the prompt.
+
+    Raises:
+        InputError: if nothing of a choice is left to predict, or there is no place for all of it.
+    """
     if model.loaded.has_encoder:
         return (model.tokenizer(prompt)["input_ids"][-longest:], model.tokenizer(text_target=choice)["input_ids"]), 0
-    before = model.tokenizer(prompt)["input_ids"]
-    end = getattr(model.tokenizer, "eos_token_id", None)
-    before = before[:-1] if len(before) > 1 and before[-1] == end else before
-    text = choice if not prompt or prompt[-1].isspace() or choice[:1].isspace() else f" {choice}"
-    after = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    ids = [*before, *after][-longest:]
-    return ([], ids), max(len(ids) - len(after), 1)
+    space = "" if not prompt or prompt[-1].isspace() or choice[:1].isspace() else " "
+    before, whole = _unended(model, prompt), _unended(model, f"{prompt}{space}{choice}")
+    if not before:
+        before, whole = _begun(model, before), _begun(model, whole)
+    apart = (k for k, (one, other) in enumerate(zip_longest(before, whole)) if one != other)
+    begin = max(next(apart, len(whole)), 1)
+    if not 0 < len(whole) - begin < longest:
+        what = f"{where}: the choice {shown(choice)} is {len(whole) - begin} tokens; there is room for 1 to"
+        raise InputError(f"{what} {longest - 1}", "mend the data, or raise `longest`, if the model reads as much")
+    cut = max(len(whole) - longest, 0)
+    return ([], whole[cut:]), begin - cut
+
+
+def _unended(model: Model, text: str) -> list[int]:
+    """A text's tokens, without the one that some tokenizers end every text with."""
+    ids: list[int] = model.tokenizer(text)["input_ids"]
+    return ids[:-1] if ids[-1:] == [getattr(model.tokenizer, "eos_token_id", None)] else ids
 
 
 def _likelihoods(
@@ -281,13 +317,14 @@ def _next_tokens(model: Model, some: Sequence[Piece]) -> tuple[Any, list[Any]]:
 
 def _padded(model: Model, some: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Filled up on the right, where a causal model never looks and an encoder is told not to."""
+    mask = [[1] * len(each) for each in some]
+    return {"input_ids": _filled(model, some, model.filler), "attention_mask": _filled(model, mask, 0)}
+
+
+def _filled(model: Model, some: Sequence[Sequence[int]], filler: int) -> Any:
     torch = import_module("torch")
-    fill = getattr(model.tokenizer, "pad_token_id", None) or 0
     most = max(map(len, some))
-    ids = [[*each, *[fill] * (most - len(each))] for each in some]
-    mask = [[1] * len(each) + [0] * (most - len(each)) for each in some]
-    made = {"input_ids": ids, "attention_mask": mask}
-    return {name: torch.tensor(values, device=model.device.name) for name, values in made.items()}
+    return torch.tensor([[*each, *[filler] * (most - len(each))] for each in some], device=model.device.name)
 
 
 _PREDICT: Mapping[str, Callable[[Model, Examples, Asking], Predictions]] = {

@@ -270,9 +270,15 @@ def _sorted(names: Any) -> tuple[str, ...]:
 
 def _cannot(error: Exception) -> CannotRunError:
     """What an error of a model's own means for who wanted to run it."""
-    if "OutOfMemory" in type(error).__name__ or isinstance(error, MemoryError) or "out of memory" in str(error):
+    if lacks_memory(error):
         return NoRoomError(f"the device has not enough memory ({_first_line(error)}); --device cpu may have")
     return CannotRunError(_first_line(error))
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says no more than that the device is full."""
+    told = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(t in str(error) for t in told)
 
 
 def _first_line(error: Exception) -> str:

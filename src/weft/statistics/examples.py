@@ -32,6 +32,8 @@ _TOLD = 5
 """Rows with something wrong in them that are told one by one."""
 _CHUNK = 256
 """Rows that are read at once."""
+_ENDLESS = 1 << 30
+"""Tokens that no text has."""
 
 Row = Mapping[str, Any]
 
@@ -138,7 +140,7 @@ def allowed_length(loaded: Loaded, asked: int | None) -> int:
     Raises:
         InputError: for more than the model has positions for, or less than one.
     """
-    most = _positions(loaded)
+    most = _most(loaded)
     if asked is None:
         return min(most, DEFAULT_LENGTH)
     if not 0 < asked <= most:
@@ -147,13 +149,21 @@ def allowed_length(loaded: Loaded, asked: int | None) -> int:
     return asked
 
 
-def _positions(loaded: Loaded) -> int:
+def _most(loaded: Loaded) -> int:
     """What the tokenizer and the position embeddings allow."""
-    config = loaded.module.config
-    told = [getattr(loaded.processor, "model_max_length", None)]
-    told += [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    most = min((n for n in told if isinstance(n, int) and n > 0), default=1 << 30)
-    for name, layer in loaded.module.named_modules():
+    told = getattr(loaded.processor, "model_max_length", None)
+    return min(told if isinstance(told, int) and told > 0 else _ENDLESS, positions(loaded.module))
+
+
+def positions(module: Any) -> int:
+    """How many tokens a model has positions for; very many if it counts none.
+
+    Args:
+        module: as transformers has it.
+    """
+    told = getattr(module.config.get_text_config(), "max_position_embeddings", None)
+    most = told if isinstance(told, int) and told > 0 else _ENDLESS
+    for name, layer in module.named_modules():
         if name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
             most = min(most, layer.num_embeddings - layer.padding_idx - 1)  # positions begin after that of padding
     return most

@@ -283,12 +283,12 @@ def _processor(transformers: Any, task: Task, path: Path) -> Any:
     return made
 
 
-def read_head(path: Path, width: int) -> Head:
+def read_head(path: Path, width: int | None = None) -> Head:
     """The linear layer in a file: one matrix, and a vector if it has a bias, whatever they are called.
 
     Args:
         path: a file of tensors.
-        width: the size of the encoder's output.
+        width: the size of the encoder's output, if it is known.
 
     Raises:
         InputError: for a file that holds anything else, or a matrix of another width.
@@ -305,7 +305,7 @@ def read_head(path: Path, width: int) -> Head:
         bias = read_tensor(checkpoint, vectors[0].name).float() if vectors else None
     finally:
         checkpoint.close()
-    if weight.shape[1] != width:
+    if width is not None and weight.shape[1] != width:
         what = f"{path}: the head's matrix {matrices[0].name!r} has shape {list(weight.shape)}"
         raise InputError(f"{what}, but the encoder's output has {width} numbers", "give the head of this encoder")
     if bias is not None and len(bias) != len(weight):

@@ -13,11 +13,13 @@ from random import Random
 from typing import Any
 
 from weft.errors import InputError, Problem, listed
-from weft.evaluation.caching import hash_of
-from weft.evaluation.data import Row, examples
+from weft.evaluation.caching import hash_of, hash_of_files
+from weft.evaluation.data import examples
 from weft.evaluation.metrics import EXTRA
+from weft.evaluation.pictures import Picture
 from weft.evaluation.prompts import Asker
 from weft.evaluation.protocols.schema import PromptedTask, Protocol, ProtocolTask, ZeroShotTask
+from weft.evaluation.reading import Row
 from weft.evaluation.schema import Classification, Data, ImageClassification, MultipleChoice, Regression, Task
 
 _DRAW = 0
@@ -70,7 +72,8 @@ def prepared(task: ProtocolTask, how: Preparation) -> tuple[Task, ...]:
     found = _found(task, how)
     chosen = _chosen(task, how, len(found.rows))
     _check_columns(task, found, chosen)
-    key = hash_of(_VERSION, task.model_dump(mode="json"), found.digest, chosen, str(how.protocol.prompts))
+    settings = (how.protocol.split, how.protocol.prompts, _cutting(task, how.base))
+    key = hash_of(_VERSION, task.model_dump(mode="json"), found.digest, chosen, settings)
     folder = how.work / "data" / f"{task.name}-{key[:16]}"
     if not folder.is_dir():
         making = folder.with_name(f".{folder.name}.making")
@@ -79,6 +82,12 @@ def prepared(task: ProtocolTask, how: Preparation) -> tuple[Task, ...]:
         _WRITE[task.evaluated_as](task, how, found, chosen, making)
         making.replace(folder)
     return _tasks(task, how, folder)
+
+
+def _cutting(task: ProtocolTask, base: Path) -> str:
+    """What decides how images are cut."""
+    names = ("preprocessor_config.json", "processor_config.json") if isinstance(task, ZeroShotTask) else ()
+    return hash_of_files(file for name in names if (file := base / name).is_file())
 
 
 def _found(task: ProtocolTask, how: Preparation) -> _Rows:
@@ -197,7 +206,7 @@ def _write_images(task: ProtocolTask, how: Preparation, found: _Rows, chosen: Se
     for place in chosen:
         row = found.rows[place]
         name = f"images/{place:06d}.png"
-        _cut(processor, row[image]).save(folder / name)
+        _cut(processor, _opened(row[image])).save(folder / name)
         rows.append({"image": name, "label": row[label]})
     _write(folder / f"{how.protocol.split}.jsonl", rows)
 
@@ -210,10 +219,15 @@ def _processor(base: Path) -> Any:
         raise InputError(what, "put the model's preprocessor_config.json into the folder") from None
 
 
+def _opened(image: Any) -> Any:
+    """What `datasets` has opened already, or a picture of a local copy."""
+    return image.opened() if isinstance(image, Picture) else image.convert("RGB")
+
+
 def _cut(processor: Any, image: Any) -> Any:
     numpy = import_module("numpy")
     options = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
-    pixels = processor(images=[image.convert("RGB")], **options)["pixel_values"][0]
+    pixels = processor(images=[image], **options)["pixel_values"][0]
     return import_module("PIL.Image").fromarray(pixels.round().clip(0, 255).astype(numpy.uint8).transpose(1, 2, 0))
 
 
