@@ -47,7 +47,7 @@ peers: $(READY) $(PEERS)/.ready ## the same merges by mergekit and by a plain to
 	$(BIN)/python benchmarks/bench.py --peers $(PEERS)/bin/mergekit-yaml $(if $(QUICK),--quick)
 
 text8: $(READY) ## train eight experts, merge them with every method, score them on real tasks; DATA is their folder
-	$(BIN)/python benchmarks/text8/run.py --data $(DATA) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(if $(PARTS),--parts $(PARTS))
+	$(BIN)/python benchmarks/text8/run.py --data $(DATA) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) $(if $(PARTS),--parts $(PARTS)) $(ARGS)
 
 MINUTES ?= 10
 

@@ -125,6 +125,7 @@ class Board:
             "seed": places.seed, "dtype": self.bench.dtype, "weft": weft.__version__, "settings": budget.settings,
             "examples": budget.examples, "measured": budget.measured, "curve": budget.curve, "left out": self.left_out,
             "head_rate": self.head_rate,
+            "heads": "float32",
         }  # fmt: skip
         columns = [Column(task, "classification", "accuracy") for task in TASKS]
         title = "text8: eight text-classification tasks"
