@@ -61,7 +61,7 @@ def test_a_model_card_as_the_hub_expects_it(merged: Path) -> None:
 
 
 def test_reproduce(merged: Path) -> None:
-    run(merged, "merge", "--reproduce", "out", "-o", "again")
+    assert run(merged, "merge", "--reproduce", "out", "-o", "again").stdout.endswith("\nthe same bytes as out\n")
     assert (merged / "again" / "model.safetensors").read_bytes() == (merged / "out" / "model.safetensors").read_bytes()
 
 
@@ -171,11 +171,32 @@ def test_the_defaults_of_every_step_are_written_down() -> None:
     assert recipe_text(Recipe.model_validate(told)) == recipe_text(recipe)
 
 
-def test_reproduce_tells_when_the_result_differs(merged: Path) -> None:
-    tensors = load_file(merged / "a" / "model.safetensors")
-    save_file({n: np.array(t + 1) for n, t in tensors.items()}, merged / "a" / "model.safetensors", {"format": "pt"})
+def spoiled(folder: Path) -> None:
+    """Other weights under the same header."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({n: np.array(t + 1) for n, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("hashes", "why"),
+    [
+        (["--hash"], "weights of an input have changed since, though their names and shapes have not"),
+        ([], "weights of an input have changed since, or out has (a merge with --hash can tell which)"),
+    ],
+)
+def test_reproduce_tells_when_the_result_differs(merged: Path, hashes: list[str], why: str) -> None:
+    run(merged, "merge", "-m", "linear", "a", "b", "-o", "out", "--overwrite", *hashes)
+    spoiled(merged / "a")
     done = run(merged, "merge", "--reproduce", "out", "-o", "again", code=1)
-    assert "again differs from out in model.safetensors" in done.stderr
+    assert f"again differs from out in model.safetensors: {why}" in done.stderr
+
+
+def test_reproduce_knows_the_bytes_that_were_hashed(merged: Path) -> None:
+    """Whatever has become of the output since."""
+    run(merged, "merge", "-m", "linear", "a", "b", "-o", "out", "--overwrite", "--hash")
+    spoiled(merged / "out")
+    told = json.loads(run(merged, "merge", "--reproduce", "out", "-o", "again", "--json").stdout)
+    assert told["reproduced"] == "out"
 
 
 @pytest.mark.parametrize("arguments", [["a"], ["-m", "linear"], ["-p", "x=1"]])

@@ -17,9 +17,9 @@ _UNFINISHED = "What was done is kept beside the output: the same command goes on
 
 def _unfinished(output: Path | None) -> str:
     """What to say of a merge that did not come to its end."""
-    from weft.checkpoints.beside import JOURNAL, STAGING, beside
+    from weft.engine.journal import holds_work
 
-    return _UNFINISHED if output and (beside(output, STAGING) / JOURNAL).exists() else ""
+    return _UNFINISHED if output and holds_work(output) else ""
 
 
 def merge(
@@ -118,6 +118,8 @@ def _print(report: Report) -> None:
     files = report.files[0] if len(report.files) == 1 else f"{len(report.files)} files"
     size = f"{size_text(report.write_bytes)} in {files}"
     line = f"[green]{literal(str(report.output))}[/]  {report.method}, {tensors}, {size}, {report.seconds:.1f} s"
+    line += ", gone on with" if report.continued else ""
+    line += f"\nthe same bytes as {literal(str(report.reproduced))}" if report.reproduced else ""
     console().print(line, highlight=False)
 
 
@@ -125,4 +127,5 @@ def _print_json(report: Report) -> None:
     import json
     from dataclasses import asdict
 
-    typer.echo(json.dumps({"ok": True, **asdict(report), "output": str(report.output)}, indent=2))
+    paths = {"output": str(report.output), "reproduced": str(report.reproduced) if report.reproduced else None}
+    typer.echo(json.dumps({"ok": True, **asdict(report), **paths}, indent=2))

@@ -24,10 +24,11 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from weft.cli.stopping import INTERRUPTED, stoppable
 from weft.engine.progress import Progress
 from weft.errors import InputError, WeftError, printable
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT = 1, 2
 
 
 def console() -> Console:
@@ -39,7 +40,7 @@ def console() -> Console:
 def reported(as_json: bool, unfinished: Callable[[], str] = str) -> Iterator[None]:
     """Turn Weft's errors into one clear message and an exit code: 2 for bad input, 1 for a merge that failed.
 
-    A request to terminate ends like an interrupt.
+    A request to terminate ends like an interrupt; a second one ends at once, if a long step keeps the first waiting.
 
     Args:
         as_json: whether errors are printed as JSON.
@@ -48,7 +49,8 @@ def reported(as_json: bool, unfinished: Callable[[], str] = str) -> Iterator[Non
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with stoppable(unfinished):
+            yield
     except WeftError as error:
         code = BAD_INPUT if isinstance(error, InputError) else FAILED
         if as_json:
@@ -74,6 +76,10 @@ def literal(text: str) -> str:
     from rich.markup import escape
 
     return escape(printable(text))
+
+
+_BEGUN = 0.02
+"""Share of a work from which on its rate says something: kernels may be compiled first."""
 
 
 class Shown(Progress):
@@ -119,7 +125,8 @@ class Shown(Progress):
     def continued(self, share: float) -> None:
         """A line."""
         if not self._quiet:
-            self._line(f"going on with an interrupted merge: {share:.0%} of the output is there")
+            there = f"{share:.0%} of the output" if share else "a part of what is needed to know first"
+            self._line(f"going on with an interrupted merge: {there} is there")
 
     def advance(self, count: int) -> None:
         """Move the bar, or say how far it is every few seconds."""
@@ -132,10 +139,10 @@ class Shown(Progress):
             due = not self._quiet and now - self._told > self.INTERVAL
             self._told = now if due else self._told
         if due:
-            rate = self._done / (now - self._began)
-            left = max(self._total - self._done, 0) / rate
-            done = f"{self._amount(self._done)} of {self._amount(self._total)}"
-            self._line(f"{self._name}: {done}, {self._amount(rate)}/s, {left:.0f} s left")
+            rate, known = self._done / (now - self._began), min(self._done, self._total)
+            left = f", {(self._total - known) / rate:.0f} s left" if known > _BEGUN * self._total else ""
+            done = f"{self._amount(known)} of {self._amount(self._total)}"
+            self._line(f"{self._name}: {done}, {self._amount(rate)}/s{left}")
 
     def note(self, text: str) -> None:
         """A line."""

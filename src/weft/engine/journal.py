@@ -16,7 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from weft.checkpoints.logbook import Logbook, Record
+from weft.checkpoints.beside import JOURNAL, STAGING, beside
+from weft.checkpoints.logbook import Logbook, Record, read_records
 from weft.engine.ranges import Ranges
 from weft.engine.work import Tile
 from weft.errors import MergeError
@@ -256,6 +257,12 @@ def _figures_told(figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         mean = math.fsum(values.values()) / len(values)
         told = f"{figure}: at most {values[largest]:.2g} (tensor {largest!r})"
         yield f"{told}, {mean:.2g} on average over {len(values):,} tensors" if len(values) > 1 else told
+
+
+def holds_work(target: Path) -> bool:
+    """Whether an interrupted merge left more of an output than the note of what it was to be."""
+    folder = beside(target, STAGING)
+    return Journal.replayed(read_records(folder / JOURNAL)).is_continued or any((folder / "statistics").glob("*"))
 
 
 def share_written(records: Sequence[Record], elements: int) -> float:

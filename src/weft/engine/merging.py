@@ -48,6 +48,7 @@ class Report:
         seconds: from the opened inputs to the committed output.
         warnings: everything that was warned of.
         continued: whether an earlier run, killed or interrupted, had done a part of it.
+        reproduced: the earlier output whose bytes these are, if that was asked.
     """
 
     output: Path
@@ -61,6 +62,7 @@ class Report:
     seconds: float
     warnings: tuple[str, ...]
     continued: bool = False
+    reproduced: Path | None = None
 
 
 def merge(
@@ -252,7 +254,7 @@ def _run(
     """Do the job, or what is left of it; what was noted on the way."""
     assert job.target is not None
     assert job.layout is not None
-    if job.share_done:
+    if job.is_continued:
         progress.continued(job.share_done)
     with staging(job.target, job.layout, job.identity, job.restart) as area:
         notes = _compute(job, recipe, inputs, area, progress)
@@ -301,7 +303,7 @@ def _report(job: Job, recipe: Recipe, warnings: tuple[str, ...], seconds: float)
         files=tuple(shard.name for shard in job.layout.shards),
         seconds=seconds,
         warnings=warnings,
-        continued=job.is_committed or job.share_done > 0,
+        continued=job.is_committed or job.is_continued,
     )
 
 

@@ -17,7 +17,7 @@ from weft.engine.collector import collector_waits
 from weft.engine.forecast import free_disk
 from weft.engine.identity import differences, identity
 from weft.engine.inputs import Inputs, open_inputs
-from weft.engine.journal import share_written
+from weft.engine.journal import Journal, share_written
 from weft.engine.planning import Plan, make_plan
 from weft.engine.progress import Progress
 from weft.engine.record import environment
@@ -64,9 +64,16 @@ class Job:
     @cached_property
     def share_done(self) -> float:
         """How much of the output an earlier run wrote, between 0 and 1."""
-        if self.begun is None or self.begun.committed or self.begun.identity != self.identity:
-            return 0.0
-        return _share(self.begun, self.plan)
+        return _share(self.begun, self.plan) if self.begun is not None and self._goes_on else 0.0
+
+    @cached_property
+    def is_continued(self) -> bool:
+        """Whether an earlier run left something to build upon, be it only what had to be known first."""
+        return self.begun is not None and self._goes_on and Journal.replayed(self.begun.records).is_continued
+
+    @property
+    def _goes_on(self) -> bool:
+        return self.begun is not None and not self.begun.committed and self.begun.identity == self.identity
 
 
 def as_recipe(recipe: RecipeLike) -> Recipe:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,19 @@ def reproduce(
         name for name in report.files if not _same(folder / name, report.output / name, lock["outputs"].get(name, {}))
     ]
     if differing:
-        raise MergeError(f"{report.output} differs from {folder} in {', '.join(differing)}")
-    return report
+        why = _why(folder, differing, lock)
+        raise MergeError(f"{report.output} differs from {folder} in {', '.join(differing)}: {why}")
+    return replace(report, reproduced=folder)
+
+
+def _why(folder: Path, differing: Sequence[str], lock: Mapping[str, Any]) -> str:
+    """What is known of the cause."""
+    if all("blake3" in lock["outputs"].get(name, {}) for name in differing):
+        return "weights of an input have changed since, though their names and shapes have not"
+    return (
+        f"weights of an input have changed since, or {folder} has (a merge with --hash can tell which); "
+        "the new output is kept, to be compared"
+    )
 
 
 def _lock_of(folder: Path) -> dict[str, Any]:
