@@ -51,8 +51,8 @@ def importance(tuned: Array, start: Array) -> Array:
     return value.reshape(tuned.shape)
 
 
-def arcee_fusion(base: State, models: list[State]) -> State:
-    """Copy the entries of the only model whose importance is at least median + 1.5 IQR of their tensor.
+def arcee_fusion(base: State, models: list[State], *, fences: float = 1.5) -> State:
+    """Copy the entries of the only model whose importance is at least median + 1.5 IQR (`fences`) of their tensor.
 
     A quantile q of n importances is the sorted one at index floor(q (n - 1)), the median too: the specification leaves
     this open, and of the usual rules only this one gives the outputs of mergekit 0.1.5 (400 random matrices of 4 to 20
@@ -65,5 +65,5 @@ def arcee_fusion(base: State, models: list[State]) -> State:
     for name in start:
         score = importance(tuned[name], start[name])
         low, middle, high = np.quantile(score, [0.25, 0.5, 0.75], method="lower")
-        result[name] = np.where(score >= middle + 1.5 * (high - low), tuned[name], start[name])
+        result[name] = np.where(score >= middle + fences * (high - low), tuned[name], start[name])
     return result
