@@ -19,6 +19,7 @@ from tests.long.jobs import Job, chained, plan
 from tests.long.parameters import Beside, Tastes, draw_numbers, draw_options, draw_own, draw_step, draw_tensors
 from tests.long.saving import FORMS
 from tests.long.values import Rng, Shape
+from weft.algorithms.chain import Chain
 from weft.algorithms.correction import Correction
 from weft.algorithms.method import Method
 from weft.algorithms.sparsifier import Sparsifier
@@ -253,10 +254,15 @@ def _is_valid(case: Case) -> bool:
         items = plan(case)
     except (ValueError, weft.InputError):
         return False
-    if any(chain.needs_base and case.base is None for chain in chains):
+    if case.base is None and any(map(_wants_base, chains)):
         return False
     held = all(len(item.absent) < len(item.tuned) for item in items if isinstance(item, Job))
     return bool(items) and held and _is_whole(case) and _is_fed([item for item in items if isinstance(item, Job)])
+
+
+def _wants_base(chain: Chain) -> bool:
+    whole = chain.program().whole
+    return chain.needs_base or (whole is not None and "base" in whole.renamed.values())
 
 
 def _is_fed(jobs: list[Job]) -> bool:

@@ -61,7 +61,7 @@ def corrects(job: Job) -> bool:
 def judged_whole(scope: Scope, job: Job, figures: Figures, written: Array) -> Verdict:
     """One tensor."""
     sight = Sight(scope, job, figures, World(scope.precision), job.program.functions)
-    if job.method.name == "arcee_fusion" and not corrects(job):
+    if job.method.name == "arcee_fusion" and job.program.change is None and not corrects(job):
         return _judged_copies(job, written)
     unit = _unit(job, scope.precision)
     answer, tensors = answer_of(job), _Tensors(scope, sight)
@@ -86,18 +86,20 @@ class _Tensors:
 
     def __init__(self, scope: Scope, sight: Sight) -> None:
         job = sight.job
-        seen = changed([job])
+        seen = _seen(scope, job)
         self.job = job
-        self.tuned = [np.asarray(one) for one in (seen[0].tuned if seen else _followed(sight))]
+        self.tuned = [np.asarray(one) for one in (seen.tuned if seen else _followed(sight))]
         deltas = changes(sight) if job.base is not None else []
         self.errors = [np.broadcast_to(d.error, job.tuned[0].size).reshape(job.shape) for d in deltas]
         self.errors = self.errors or [np.zeros(job.shape)] * len(self.tuned)
-        self.origin = seen[0].base if seen else np.zeros(job.shape)
+        if corrects(job) and job.program.change is not None and job.base is not None:  # it sees their sums with the base
+            self.errors = [error + scope.precision.unit * np.abs(job.base) for error in self.errors]
+        self.origin = seen.base if seen else np.zeros(job.shape)
         self.merged: Array | None = None
         self.off = np.zeros(job.shape)
         if corrects(job) and not computes(job):
             made = mapped(sight)
-            told = answers([job])[job] if not scope_is_shared(scope) else None
+            told = answers(scope.jobs)[job]
             self.merged = (made.value if told is None else told).reshape(job.shape) * np.ones(job.shape)
             self.off = np.broadcast_to(made.error, job.tuned[0].size).reshape(job.shape)
 
@@ -109,9 +111,10 @@ class _Tensors:
         return tuned, merged
 
 
-def scope_is_shared(scope: Scope) -> bool:
-    """Whether tensors share statistics, so that one alone has no answer."""
-    return len(scope.jobs) > 1
+def _seen(scope: Scope, job: Job) -> Job | None:
+    """The tensor as the method sees it, if the reference of what happens before can tell."""
+    seen = changed(scope.jobs)
+    return seen[list(scope.jobs).index(job)] if seen else None
 
 
 def _followed(sight: Sight) -> list[Array]:
@@ -150,21 +153,28 @@ def _compared(job: Job, precision: Precision, written: Array, expected: Array, s
     own = 4 * precision.unit * (np.abs(base) + np.abs(said)) + precision.tiny
     wrote = written.astype(np.float64)
     low, high = rounded(said - own, job.dtype), rounded(said + own, job.dtype)
-    apart = np.where((low <= wrote) & (wrote <= high), 0.0, np.minimum(np.abs(wrote - low), np.abs(wrote - high)))
+    with np.errstate(invalid="ignore"):  # what is too large for the format is infinite on both sides
+        apart = np.where((low <= wrote) & (wrote <= high), 0.0, np.minimum(np.abs(wrote - low), np.abs(wrote - high)))
     size = float(np.linalg.norm(expected - base))
-    coarse = float(np.linalg.norm(rounded(said + spread / said.size**0.5, job.dtype) - rounded(said, job.dtype)))
-    wrong = not float(np.linalg.norm(apart)) <= spread + coarse or not np.isfinite(wrote).all()
+    wrong = not float(np.linalg.norm(apart)) <= spread + _coarse(said, spread, job.dtype)
     forked = wrote.size if spread > _MUCH * size else 0
-    where = (apart == np.max(apart)) | ~np.isfinite(wrote) if wrong else np.zeros(wrote.shape, bool)
+    where = ~(apart < np.max(apart)) if wrong else np.zeros(wrote.shape, bool)
     return Verdict(tuple(first(job.name, where, written, said, low - spread, high + spread, "Weft")), wrote.size, forked)
+
+
+def _coarse(said: Array, spread: float, dtype: str) -> float:
+    """How much longer a difference may become when it is rounded to the output's format."""
+    if spread == 0:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        steps = rounded(np.abs(said) + spread, dtype) - rounded(np.abs(said), dtype)
+    return float(np.linalg.norm(np.nan_to_num(steps, nan=0.0, posinf=0.0)))
 
 
 def _judged_copies(job: Job, written: Array) -> Verdict:
     """Arcee Fusion."""
-    seen = changed([job])
-    assert seen
     assert job.base is not None
-    model = seen[0].tuned[0]
+    model = job.tuned[0]
     score, bar = whole_matrices.arcee_fusion(job.base, model, fences=getattr(job.method, "fences"))  # noqa: B009
     near = np.abs(score - bar) <= 1e-7 * (np.abs(score) + abs(bar)) + 1e-30
     said = np.where(score >= bar, model, job.base)

@@ -139,9 +139,10 @@ def della(
     """What DELLA makes of the task vectors that it pruned; an undecided sign is plus."""
     merged: State = {}
     for name, start in base.items():
-        rows = np.stack([w * (np.asarray(m[name]) - start) for w, m in zip(weight, models)])
+        rows = np.stack([w * (np.asarray(m[name]) - start).reshape(-1) for w, m in zip(weight, models)])
         sign = np.where(add_up(rows) >= 0, 1.0, -1.0) if elect else None
-        merged[name] = reference.combine_rows(rows, weight, sign, combine if elect else f"plain_{combine}")
+        summed_up = reference.combine_rows(rows, weight, sign, combine if elect else f"plain_{combine}")
+        merged[name] = summed_up.reshape(start.shape)
     return merged_from(base, merged, scale)
 
 
