@@ -12,8 +12,9 @@ import numpy as np
 import weft
 from tests.long.cases import Array, Case, Knobs, State
 from tests.long.jobs import Copy, Job, plan
-from tests.long.judging import Verdict, judged, judged_copy, scopes
+from tests.long.judging import judged, judged_copy, scopes
 from tests.long.saving import read_safetensors, recipe_parts
+from tests.long.verdicts import Verdict
 
 
 class CheckError(AssertionError):

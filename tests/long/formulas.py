@@ -171,7 +171,9 @@ def places(job: Job, slot: int, precision: Precision) -> tuple[Array, Array, Arr
     assert job.program.change.ranking is not None
     bare = Sight(Scope([job]), job, {}, World(precision), {}, slot)
     size = evaluated(job.program.change.ranking, bare, BEFORE)
-    rows = zip(*(np.broadcast_to(x, job.tuned[0].size).reshape(-1, job.width) for x in (size.value, size.error)), strict=True)
+    rows = zip(
+        *(np.broadcast_to(x, job.tuned[0].size).reshape(-1, job.width) for x in (size.value, size.error)), strict=True
+    )
     found = [_places_of(values, errors) for values, errors in rows]
     low, exact, high = (np.concatenate(part).astype(np.float64) for part in zip(*found, strict=True))
     return low, exact, high

@@ -17,6 +17,9 @@ from weft.algorithms.method import Method
 from weft.algorithms.program import Program
 from weft.algorithms.sparsifier import Sparsifier
 
+Beside = Array | tuple[Array | None, ...] | None
+"""This tensor in what is given beside the models: one, or one for each model; None where there is none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Copy:
@@ -60,7 +63,7 @@ class Job:
     precision: Precision
     base: Array | None
     tuned: tuple[Array, ...]
-    beside: Mapping[str, Array | None | tuple[Array | None, ...]]
+    beside: Mapping[str, Beside]
     absent: tuple[int, ...]
     before: Sparsifier | None = None
     after: Correction | None = None
@@ -209,7 +212,7 @@ def bare(value: Any) -> Any:
 
 def _beside(
     program: Program, group: Sequence[str], absent: Sequence[int], shape: tuple[int, ...]
-) -> Iterator[tuple[str, Array | None | tuple[Array | None, ...]]]:
+) -> Iterator[tuple[str, Beside]]:
     """This tensor in everything that is tensors: 1 where nobody gave any, 0 for a model that is left out."""
     for argument, source in program.sources.items():
         seen = program.beside.get(argument)

@@ -4,9 +4,9 @@ A decomposition has no formula that could be followed element by element. But th
 they return is exact for matrices a few roundings away (Golub and Van Loan, *Matrix Computations*, 5.4 and 8.6). So the
 float64 reference is asked again about matrices that are so far away at random, and with another idea of what is zero
 but for rounding. How much its answers differ is how much rounding may change the result: Weft may be a few times
-farther, in the Frobenius norm, beside the rounding of every element. Where that is a large part of the change itself (two
-singular values nearly equal at a cut, directions nearly common), the matrix is ill-conditioned: it is counted as forked,
-and only what is left of the bound speaks.
+farther, in the Frobenius norm, beside the rounding of every element. Where that is a large part of the change itself
+(two singular values nearly equal at a cut, directions nearly common), the matrix is ill-conditioned: it is counted as
+forked, and only what is left of the bound speaks.
 
 What Arcee Fusion copies is decided in float64 on both sides: each element is either model's, and the right one's unless
 its importance is within rounding of the threshold.
@@ -92,7 +92,9 @@ class _Tensors:
         deltas = changes(sight) if job.base is not None else []
         self.errors = [np.broadcast_to(d.error, job.tuned[0].size).reshape(job.shape) for d in deltas]
         self.errors = self.errors or [np.zeros(job.shape)] * len(self.tuned)
-        if corrects(job) and job.program.change is not None and job.base is not None:  # it sees their sums with the base
+        if (
+            corrects(job) and job.program.change is not None and job.base is not None
+        ):  # it sees their sums with the base
             self.errors = [error + scope.precision.unit * np.abs(job.base) for error in self.errors]
         self.origin = seen.base if seen else np.zeros(job.shape)
         self.merged: Array | None = None
@@ -159,7 +161,9 @@ def _compared(job: Job, precision: Precision, written: Array, expected: Array, s
     wrong = not float(np.linalg.norm(apart)) <= spread + _coarse(said, spread, job.dtype)
     forked = wrote.size if spread > _MUCH * size else 0
     where = ~(apart < np.max(apart)) if wrong else np.zeros(wrote.shape, bool)
-    return Verdict(tuple(first(job.name, where, written, said, low - spread, high + spread, "Weft")), wrote.size, forked)
+    return Verdict(
+        tuple(first(job.name, where, written, said, low - spread, high + spread, "Weft")), wrote.size, forked
+    )
 
 
 def _coarse(said: Array, spread: float, dtype: str) -> float:
@@ -243,9 +247,7 @@ def _regressed(job: Job, models: list[Array], given: dict[str, list[Array]], wei
     return whole_matrices.regmean(models, given["gram"], weights, float(stored), off_diagonal=method.off_diagonal)
 
 
-def _matched(
-    job: Job, models: list[Array], given: dict[str, list[Array]], weights: list[float], start: Any
-) -> Array:
+def _matched(job: Job, models: list[Array], given: dict[str, list[Array]], weights: list[float], start: Any) -> Array:
     method: Any = job.method
     return whole_matrices.mats(
         models,

@@ -34,7 +34,7 @@ _FITTING: Mapping[tuple[str, str], Sequence[float]] = {
     ("wudi", "rate"): (0.0, 1e-5, 1e-3),
     ("consensus", "agree"): (0, 1, 2, 3),
 }
-"""Numbers that bounds alone do not tell: those that go together, that take little time, or between which things happen."""
+"""Numbers that bounds alone do not tell: they go together, take little time, or something happens between them."""
 _PATTERNS = ("*attn*", "*weight", "embed*", "layers.1*")
 _LARGEST_GRAM = 200
 """The side of a Gram matrix; layers with more inputs have none, and are averaged."""

@@ -82,7 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in _numbers(asked.minutes, asked.case, asked.cases):
         _one(seed, number, tally, keep)
     print(tally)
-    counts = {"cases": tally.cases, "elements": tally.elements, "forked": tally.forked, "alone": tally.alone, "failed": len(tally.failed)}
+    counts = {
+        "cases": tally.cases,
+        "elements": tally.elements,
+        "forked": tally.forked,
+        "alone": tally.alone,
+        "failed": len(tally.failed),
+    }
     note("soak", {"seed": seed, **counts, "methods": tally.methods})
     for method in sorted(tally.unspoken):
         print(f"error: method {method} has no reference in tests/references")

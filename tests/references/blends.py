@@ -37,11 +37,13 @@ def log_softmax(rows: Array) -> Array:
 def divergence(tuned: Array, start: Array) -> Array:
     """KL(softmax(tuned) || softmax(start)) of each row along the last axis, kept as an axis of length one.
 
-    Summed from terms p (log p - log q) - p + q >= 0, which keeps digits where the two distributions nearly agree.
+    Summed from terms p (log p - log q) - p + q >= 0, which keeps digits where the two distributions nearly agree; where
+    they do not, q - p is taken as it stands, since q / p may be too large for a number.
     """
     log_p, log_q = log_softmax(tuned), log_softmax(start)
-    back = log_q - log_p
-    return np.sum(np.exp(log_p) * (np.expm1(back) - back), axis=-1, keepdims=True)
+    p, q, back = np.exp(log_p), np.exp(log_q), log_q - log_p
+    more = np.where(back > 1, q - p, p * np.expm1(np.minimum(back, 1)))
+    return np.sum(more - p * back, axis=-1, keepdims=True)
 
 
 def importance(tuned: Array, start: Array) -> Array:

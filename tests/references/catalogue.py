@@ -133,9 +133,7 @@ def summed(base: State, models: list[State], *, weight: list[float], scale: floa
     return merged_from(base, total([change(base, model) for model in models], weight), scale)
 
 
-def della(
-    base: State, models: list[State], *, weight: list[float], scale: float, elect: bool, combine: str
-) -> State:
+def della(base: State, models: list[State], *, weight: list[float], scale: float, elect: bool, combine: str) -> State:
     """What DELLA makes of the task vectors that it pruned; an undecided sign is plus."""
     merged: State = {}
     for name, start in base.items():

@@ -1,7 +1,7 @@
 """The methods that see whole tensors, on one tensor, by the parameters that they have; all float64.
 
-What is zero but for rounding is left out, as the methods promise: `least` says what is rounding, in units of the largest
-singular value for each row or column. With 0 nothing is left out, and these are the formulas of the papers.
+What is zero but for rounding is left out, as the methods promise: `least` says what is rounding, in units of the
+largest singular value for each row or column. With 0 nothing is left out, and these are the formulas of the papers.
 """
 
 from collections.abc import Callable, Mapping
