@@ -103,6 +103,12 @@ def _no_forks() -> Array:
 class Bounded:
     """Exact values, how far the machine may be from them, and where it may have taken another branch.
 
+    Attributes:
+        value, error: the values, and how far the machine may be from them.
+        world: how to compute.
+        forked: where it may have taken another branch.
+        same, where: another number that this is, bit by bit, and where: what `max` took. Their difference is exactly 0.
+
     Example:
         >>> third = World(SINGLE).number(1.0) / 3.0
         >>> bool(abs(float(np.float32(1) / np.float32(3)) - third.value) <= third.error < 1e-7)
@@ -113,6 +119,8 @@ class Bounded:
     error: Array
     world: World
     forked: Array = field(default_factory=_no_forks)
+    same: Bounded | None = None
+    where: Array = field(default_factory=_no_forks)
 
     def __add__(self, other: Number) -> Bounded:
         other = self._lifted(other)
@@ -148,7 +156,10 @@ class Bounded:
         return Bounded(np.abs(self.value), self.error, self.world, self.forked)
 
     def __sub__(self, other: Number) -> Bounded:
-        return self + -self._lifted(other)
+        made = self + -self._lifted(other)
+        if self.same is None or other is not self.same:
+            return made
+        return replace(made, value=np.where(self.where, 0.0, made.value), error=np.where(self.where, 0.0, made.error))
 
     def __radd__(self, other: Number) -> Bounded:
         return self._lifted(other) + self
@@ -232,7 +243,10 @@ def larger(a: Number, b: Number) -> Number:
     error = np.where(first.value > second.value, first.error, second.error)
     near = ~(np.abs(first.value - second.value) > first.error + second.error)
     error = np.where(near, np.maximum(first.error, second.error), error)
-    return Bounded(np.maximum(first.value, second.value), error, first.world, first.forked | second.forked)
+    forked = first.forked | second.forked
+    return Bounded(
+        np.maximum(first.value, second.value), error, first.world, forked, second, ~near & (second.value > first.value)
+    )
 
 
 def smaller(a: Number, b: Number) -> Number:

@@ -41,6 +41,7 @@ class Tally:
         failed: the numbers of the cases that did not hold.
         unspoken: methods without a reference.
         methods: how many cases each method had.
+        steps: how many recipes had something before or after the method.
     """
 
     cases: int = 0
@@ -50,6 +51,7 @@ class Tally:
     failed: list[int] = field(default_factory=list)
     unspoken: set[str] = field(default_factory=set)
     methods: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
 
     def add(self, case: Case, outcome: Outcome) -> None:
         """Count a case that held."""
@@ -57,9 +59,8 @@ class Tally:
         self.elements += outcome.elements
         self.forked += outcome.forked
         self.alone += outcome.alone
-        steps = [step for step in (case.before, case.after) if step]
-        for name in (case.method, *(f"{step['method']} as a step" for step in steps)):
-            self.methods[name] = self.methods.get(name, 0) + 1
+        self.methods[case.method] = self.methods.get(case.method, 0) + 1
+        self.steps += sum(step is not None for step in (case.before, case.after))
 
     def __str__(self) -> str:
         share = self.forked / max(self.elements, 1)

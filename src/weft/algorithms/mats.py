@@ -135,6 +135,7 @@ class Mats(Method):
         }
         options |= {"transposed": partial(is_named, patterns=self.transposed)}
         renamed = {"origin": "base"} if isinstance(self.start, str) and self.start == "base" else {}
+        sides: Mapping[str, Callable[[Shape], Shape]]
         sides = {"gram": partial(largest_inputs, transposed=self.transposed), "kfac": _all_sides}
         working = partial(mats.mats_bytes, sides=sides.get(self.objective, _no_sides))
         whole = Whole(functions[self.objective], _APPLIES[self.objective], working, options, renamed)
