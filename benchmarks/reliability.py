@@ -208,7 +208,13 @@ def soak(part: Figures) -> Table:
     """Cases by method."""
     (found,) = part.records
     rows = [(f"merges by `{name}`", f"{count:,}") for name, count in sorted(found["methods"].items())]
-    rows += [("elements compared", f"{found['elements']:,}"), ("cases that did not hold", f"{found['failed']:,}")]
+    if "steps" in found:
+        rows.append(("of these with steps before or after the method", f"{found['steps']:,}"))
+    rows.append(("elements compared", f"{found['elements']:,}"))
+    if "alone" in found:
+        rows.append(("of these near a discontinuity or in an ill-conditioned matrix", f"{found['forked']:,}"))
+        rows.append(("of these compared with the method's formula alone", f"{found['alone']:,}"))
+    rows.append(("cases that did not hold", f"{found['failed']:,}"))
     return Table(("", "number"), rows)
 
 

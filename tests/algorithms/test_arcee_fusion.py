@@ -62,3 +62,13 @@ def test_large_tensors_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("weft.matrices.arcee_fusion._AT_ONCE", 10)
     for name, t in merged("arcee_fusion", base, tuned).items():
         np.testing.assert_array_equal(t, whole[name])
+
+
+def test_rows_that_are_far_apart_have_a_divergence() -> None:
+    """All of the mass moves: p log(p / q) = 1 * 1000. Where q / p is too large for a number there is no 0 * inf."""
+    from weft.matrices.arcee_fusion import divergence
+
+    tuned, base = torch.tensor([[0.0, 1000.0], [0.0, 1.0]]).double(), torch.tensor([[1000.0, 0.0], [0.0, 1.0]]).double()
+    assert divergence(tuned, base).flatten().tolist() == [1000.0, 0.0]
+    ours = merged("arcee_fusion", {"w": base.numpy()}, [{"w": tuned.numpy()}], fences=0)
+    assert ours["w"].tolist() == tuned.tolist()

@@ -273,3 +273,32 @@ def test_a_model_that_lacks_a_tensor_is_left_out() -> None:
     del models[2]["b"]
     merged = weft.merge(models, method="regmean", gram=grams, on_missing="skip-model")
     np.testing.assert_allclose(merged["b"], exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["fisher", "identity"])
+def test_no_memory_is_asked_for_matrices_that_the_objective_does_not_know(objective: str) -> None:
+    """A Gram matrix of 40000 inputs would take 13 GB; neither a diagonal Fisher nor nothing is one."""
+    models = [{"embed": np.full(40000, value, np.float32)} for value in (1.0, 3.0)]
+    fishers = [{"embed": np.ones(40000, np.float32)}] * 2
+    options = {"fisher": fishers} if objective == "fisher" else {}
+    merged = weft.merge(models, method="mats", objective=objective, **options)
+    np.testing.assert_allclose(merged["embed"], 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["regmean", "mats"])
+def test_memory_is_that_of_the_inputs_gram(method: str) -> None:
+    """A head of 60000 outputs has a Gram matrix of its 2 inputs; one of its outputs would take 29 GB."""
+    models = [{"head": np.full((60000, 2), value, np.float32)} for value in (1.0, 3.0)]
+    merged = weft.merge(models, method=method, gram=[{"head": np.eye(2)}] * 2)
+    np.testing.assert_allclose(merged["head"], 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["regmean", "mats"])
+def test_memory_of_what_is_transposed_is_that_of_its_inputs(method: str) -> None:
+    """Inputs x outputs: the side of the Gram matrix is the first."""
+    kind = weft.method(method)
+    upright, turned = (
+        kind.resolved(["a"], common={"gram": [{"w": np.eye(2)}], "transposed": patterns}).program().whole
+        for patterns in ([], ["*c_proj*"])
+    )
+    assert turned.working((3000, 7), 1, 4) > upright.working((3000, 7), 1, 4) + 8 * 3000**2

@@ -20,6 +20,7 @@ choose between are known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -102,6 +103,12 @@ def _no_forks() -> Array:
 class Bounded:
     """Exact values, how far the machine may be from them, and where it may have taken another branch.
 
+    Attributes:
+        value, error: the values, and how far the machine may be from them.
+        world: how to compute.
+        forked: where it may have taken another branch.
+        same, where: another number that this is, bit by bit, and where: what `max` took. Their difference is exactly 0.
+
     Example:
         >>> third = World(SINGLE).number(1.0) / 3.0
         >>> bool(abs(float(np.float32(1) / np.float32(3)) - third.value) <= third.error < 1e-7)
@@ -112,6 +119,8 @@ class Bounded:
     error: Array
     world: World
     forked: Array = field(default_factory=_no_forks)
+    same: Bounded | None = None
+    where: Array = field(default_factory=_no_forks)
 
     def __add__(self, other: Number) -> Bounded:
         other = self._lifted(other)
@@ -147,7 +156,10 @@ class Bounded:
         return Bounded(np.abs(self.value), self.error, self.world, self.forked)
 
     def __sub__(self, other: Number) -> Bounded:
-        return self + -self._lifted(other)
+        made = self + -self._lifted(other)
+        if self.same is None or other is not self.same:
+            return made
+        return replace(made, value=np.where(self.where, 0.0, made.value), error=np.where(self.where, 0.0, made.error))
 
     def __radd__(self, other: Number) -> Bounded:
         return self._lifted(other) + self
@@ -231,7 +243,10 @@ def larger(a: Number, b: Number) -> Number:
     error = np.where(first.value > second.value, first.error, second.error)
     near = ~(np.abs(first.value - second.value) > first.error + second.error)
     error = np.where(near, np.maximum(first.error, second.error), error)
-    return Bounded(np.maximum(first.value, second.value), error, first.world, first.forked | second.forked)
+    forked = first.forked | second.forked
+    return Bounded(
+        np.maximum(first.value, second.value), error, first.world, forked, second, ~near & (second.value > first.value)
+    )
 
 
 def smaller(a: Number, b: Number) -> Number:
@@ -239,6 +254,30 @@ def smaller(a: Number, b: Number) -> Number:
     if not isinstance(a, Bounded) and not isinstance(b, Bounded):
         return min(a, b)
     return -larger(-a, -b)  # type: ignore[operator]
+
+
+def exp(x: Number) -> Bounded | float:
+    """E to the power of x, which the merge knows within 2 units in the last place."""
+    if not isinstance(x, Bounded):
+        return math.exp(x)
+    with np.errstate(all="ignore"):
+        value = np.exp(x.value)
+        error = value * np.expm1(x.error)
+    return _known_within(x, value, error, units=4)
+
+
+def tanh(x: Number) -> Bounded | float:
+    """The hyperbolic tangent, which the merge knows within 4 units in the last place; its slope is at most 1."""
+    if not isinstance(x, Bounded):
+        return math.tanh(x)
+    return _known_within(x, np.tanh(x.value), x.error, units=8)
+
+
+def _known_within(x: Bounded, value: Array, error: Array, units: int) -> Bounded:
+    """A function's value, off by so many halves of a unit in the last place at most; 0 and 1 are hit exactly."""
+    precision = x.world.precision
+    off = error + units * precision.unit * (np.abs(value) + error) + precision.tiny + _NOISE * np.abs(value)
+    return Bounded(value, np.where((x.value == 0) & (x.error == 0), 0.0, off), x.world, x.forked)
 
 
 def select(test: Truth | bool, a: Any, b: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.long import bounded
 from weft.kernels.element import is_element
+from weft.kernels.elementary import name_of
 
 Function = Callable[..., Any]
 
@@ -67,7 +68,13 @@ def _known(function: Function) -> dict[str, Any]:
     """The numbers and the scalar functions that it refers to."""
     names = set(function.__code__.co_names) | {n for c in _inner(function.__code__) for n in c.co_names}
     values = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    return {name: branchless(value) if is_element(value) else value for name, value in values.items()}
+    return {name: _for_arrays(value) for name, value in values.items()}
+
+
+def _for_arrays(value: Any) -> Any:
+    if (name := name_of(value)) is not None:
+        return {"exp": bounded.exp, "tanh": bounded.tanh}[name]
+    return branchless(value) if is_element(value) else value
 
 
 def _inner(code: Any) -> list[Any]:

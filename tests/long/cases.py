@@ -14,6 +14,9 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 State = dict[str, Array]
 
+Step = Mapping[str, Any]
+"""A step before or after a method: its name under `method`, and its parameters."""
+
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 
@@ -82,12 +85,15 @@ class Rule:
         use: a model's name, `base` or `drop`; None to merge.
         method: another method; None for the recipe's.
         parameters: as written.
+        before, after: steps; `none` for none, and None where the recipe's hold.
     """
 
     match: str
     use: str | None = None
     method: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    before: Step | str | None = None
+    after: Step | str | None = None
 
     def matches(self, name: str) -> bool:
         """Whether it decides this tensor, if none before it does."""
@@ -98,6 +104,7 @@ class Rule:
     def written(self) -> dict[str, Any]:
         """As in a recipe."""
         parts = {"match": self.match, "use": self.use, "method": self.method, "parameters": dict(self.parameters)}
+        parts |= {"before": self.before, "after": self.after}
         return {key: value for key, value in parts.items() if value}
 
 
@@ -129,6 +136,7 @@ class Case:
         on_missing: the recipe's.
         knobs: the merge is done with each of them.
         as_file: whether the output is one file rather than a folder.
+        before, after: the recipe's steps.
     """
 
     seed: int
@@ -142,6 +150,8 @@ class Case:
     on_missing: str
     knobs: Sequence[Knobs]
     as_file: bool
+    before: Step | None = None
+    after: Step | None = None
 
     @property
     def all(self) -> list[Model]:
@@ -157,6 +167,12 @@ class Case:
     def names(self) -> list[str]:
         """What the models are called."""
         return [model.name for model in self.models]
+
+    def step(self, place: str, rule: Rule | None) -> Step | None:
+        """What happens `before` or `after`: as the rule says, if it says anything."""
+        own = getattr(rule, place) if rule else None
+        step: Step | str | None = getattr(self, place) if own is None else own
+        return None if isinstance(step, str) else step
 
     def rule_of(self, name: str) -> Rule | None:
         """The rule that decides a tensor."""

@@ -12,8 +12,9 @@ import numpy as np
 import weft
 from tests.long.cases import Array, Case, Knobs, State
 from tests.long.jobs import Copy, Job, plan
-from tests.long.judging import Verdict, judged, judged_copy, scopes
+from tests.long.judging import judged, judged_copy, scopes
 from tests.long.saving import read_safetensors, recipe_parts
+from tests.long.verdicts import Verdict
 
 
 class CheckError(AssertionError):
@@ -26,6 +27,7 @@ class Outcome:
 
     elements: int
     forked: int
+    alone: int
 
 
 def checked(case: Case, folder: Path) -> Outcome:
@@ -56,7 +58,7 @@ def _merged(case: Case, parts: Mapping[str, Any], target: Path, knobs: Knobs) ->
             weft.merge_to(parts, place, memory=memory, workers=knobs.workers)
             return place
         except weft.InputError as error:
-            if "is too small" not in str(error):
+            if "is too small" not in str(error) and "of memory to be seen whole" not in str(error):
                 raise
             memory *= 2
 
@@ -88,7 +90,7 @@ def _compared(items: list[Copy | Job], written: State) -> Outcome:
         verdict += judged(scope, {job: written[job.names[0]] for job in scope.jobs})
     if verdict.faults:
         raise CheckError("\n".join(map(str, verdict.faults)))
-    return Outcome(verdict.elements, verdict.forked)
+    return Outcome(verdict.elements, verdict.forked, verdict.alone)
 
 
 def _check_kind(name: str, item: Copy | Job, tensor: Array) -> None:
@@ -131,6 +133,8 @@ def _same_in_memory(case: Case, parts: Mapping[str, Any], written: State) -> Non
         dtype=case.output.get("dtype"),
         on_missing=case.on_missing,
         workers=2,
+        before=parts.get("before"),
+        after=parts.get("after"),
         **parts["parameters"],
     )
     if merged.keys() != written.keys():

@@ -14,11 +14,15 @@ import numpy as np
 
 import weft
 from tests.long import values
-from tests.long.cases import FLOAT8, FLOATS, Case, Knobs, Model, Rule, State, is_float
-from tests.long.jobs import Job, bare, plan, settled
-from tests.long.parameters import Tastes, draw_numbers, draw_options, draw_own, draw_tensors
+from tests.long.cases import FLOAT8, FLOATS, Case, Knobs, Model, Rule, State, Step, is_float
+from tests.long.jobs import Job, chained, plan
+from tests.long.parameters import Beside, Tastes, draw_numbers, draw_options, draw_own, draw_step, draw_tensors
 from tests.long.saving import FORMS
 from tests.long.values import Rng, Shape
+from weft.algorithms.chain import Chain
+from weft.algorithms.correction import Correction
+from weft.algorithms.method import Method
+from weft.algorithms.sparsifier import Sparsifier
 
 SHARED = 6
 """Cases in a row that share what is compiled."""
@@ -52,16 +56,15 @@ class _Skeleton:
     odd: frozenset[str]
 
 
-JUDGED = ("linear", "task_arithmetic", "ties", "fisher")
-"""The methods whose programs the running error analysis follows; the others have references in `tests/references`."""
+METHODS = tuple(weft.methods())
+"""Every method that there is, those of other packages too; what has no reference is named by the soak."""
 
 
 def draw(seed: int, number: int) -> Case:
     """The case of this seed and number, the same on every machine."""
     for attempt in range(1000):
-        tastes = Tastes(
-            np.random.default_rng([seed, number // SHARED, 1]), np.random.default_rng([seed, number, 2, attempt])
-        )
+        group = [seed, number // SHARED, 1, attempt // 20]  # options that nothing goes with are drawn anew
+        tastes = Tastes(np.random.default_rng(group), np.random.default_rng([seed, number, 2, attempt]))
         case = _drawn(seed, number, tastes)
         if case is not None:
             return case
@@ -69,15 +72,17 @@ def draw(seed: int, number: int) -> Case:
 
 
 def _drawn(seed: int, number: int, tastes: Tastes) -> Case | None:
-    kind = weft.method(JUDGED[tastes.options.integers(len(JUDGED))])
+    kind = weft.method(METHODS[tastes.options.integers(len(METHODS))])
     count = _COUNTS[tastes.options.integers(len(_COUNTS))]
     count = count if count in kind.models else kind.models[0]
     called = [f"expert-{k}" for k in range(count)]
     skeleton = _skeleton(tastes.numbers, _ROOM // (count + 1))
-    based = kind.needs_base or tastes.options.random() < 0.4
-    base, models = _models(called, skeleton, tastes, based)
     options = draw_options(kind, tastes.options)
-    options |= draw_tensors(kind, skeleton.shapes, skeleton.tied, count, tastes)
+    needs_base = kind.needs_base or "changes" in options.values() or "base" in options.values()
+    based = needs_base or tastes.options.random() < 0.4
+    base, models = _models(called, skeleton, tastes, based)
+    beside = Beside(skeleton.shapes, skeleton.tied, options.get("transposed", ()))
+    options |= draw_tensors(kind, beside, count, tastes, 0.3 if issubclass(kind, Sparsifier) else 0.9)
     case = Case(
         seed=seed,
         number=number,
@@ -85,14 +90,21 @@ def _drawn(seed: int, number: int, tastes: Tastes) -> Case | None:
         base=base,
         models=[replace(model, own=draw_own(kind, tastes.numbers)) for model in models],
         parameters={**options, **draw_numbers(kind, called, tastes.numbers, 0.6)},
-        rules=_rules(kind.name, called, based, tastes),
+        rules=_rules(kind.name, called, based, beside, tastes),
         output=_output(tastes),
         on_missing="error",
         knobs=_knobs(tastes.numbers),
         as_file=bool(tastes.numbers.random() < 0.2),
+        before=_step(Sparsifier, called, beside, tastes) if based and tastes.options.random() < 0.3 else None,
+        after=_step(Correction, called, beside, tastes) if based and tastes.options.random() < 0.15 else None,
     )
     case = _with_missing(case, tastes.numbers)
     return case if _is_valid(case) else None
+
+
+def _step(family: type[Method], called: list[str], beside: Beside, tastes: Tastes) -> Step:
+    kinds = [kind for kind in map(weft.method, METHODS) if issubclass(kind, family)]
+    return draw_step(kinds[tastes.options.integers(len(kinds))], beside, called, tastes)  # type: ignore[arg-type]
 
 
 def _skeleton(rng: Rng, room: int) -> _Skeleton:
@@ -169,7 +181,7 @@ def _stored_names(names: list[str], rng: Rng) -> tuple[dict[str, str], dict[str,
     return {name: name.replace(".", "__") for name in names}, {"re:__": "."}
 
 
-def _rules(method: str, called: list[str], based: bool, tastes: Tastes) -> list[Rule]:
+def _rules(method: str, called: list[str], based: bool, beside: Beside, tastes: Tastes) -> list[Rule]:
     """Up to three. A rule that merges by another method asks for other machine code, so that is drawn apart."""
     rules = []
     for _ in range(tastes.options.integers(4) if tastes.options.random() < 0.6 else 0):
@@ -179,18 +191,26 @@ def _rules(method: str, called: list[str], based: bool, tastes: Tastes) -> list[
         if way == 0:
             rules.append(Rule(pattern, use=str(uses[tastes.numbers.integers(len(uses))])))
         else:
-            rules.append(_merging_rule(pattern, method if way < 3 else None, called, based, tastes))
-    return [rule for rule in rules if rule.use or rule.method or rule.parameters]
+            rules.append(_merging_rule(pattern, method if way < 3 else None, called, based, beside, tastes))
+    return [rule for rule in rules if len(rule.written()) > 1]
 
 
-def _merging_rule(pattern: str, method: str | None, called: list[str], based: bool, tastes: Tastes) -> Rule:
-    """A rule with other parameters or another method; methods that need tensors of their own stay where they are."""
-    fitting = [n for n in JUDGED if (based or not weft.method(n).needs_base) and n != "fisher"]
+def _merging_rule(
+    pattern: str, method: str | None, called: list[str], based: bool, beside: Beside, tastes: Tastes
+) -> Rule:
+    """A rule with other parameters, another method or other steps; what needs Fishers or Gram matrices stays."""
+    fitting = [n for n in METHODS if (based or not weft.method(n).needs_base) and n not in ("fisher", "regmean")]
+    fitting = [n for n in fitting if len(called) in weft.method(n).models]
     name = method or str(fitting[tastes.options.integers(len(fitting))])
     kind = weft.method(name)
     options = draw_options(kind, tastes.options) if tastes.options.random() < 0.5 else {}
+    options.pop("transposed", None)  # Gram matrices are drawn for the recipe's
     numbers = draw_numbers(kind, called, tastes.numbers, 0.5)
-    return Rule(pattern, method=None if method else name, parameters={**options, **numbers})
+    before: Step | str | None = None
+    if based and tastes.options.random() < 0.2:
+        before = _step(Sparsifier, called, beside, tastes) if tastes.options.random() < 0.6 else "none"
+    after = "none" if based and tastes.options.random() < 0.1 else None
+    return Rule(pattern, None, None if method else name, {**options, **numbers}, before, after)
 
 
 def _output(tastes: Tastes) -> dict[str, Any]:
@@ -230,31 +250,36 @@ def _with_missing(case: Case, rng: Rng) -> Case:
 def _is_valid(case: Case) -> bool:
     """Whether the recipe asks for something that can be done: the rest is tested elsewhere, by its messages."""
     try:
+        chains = [chained(case, rule) for rule in (None, *case.rules) if not (rule and rule.use)]  # asked for or not
         items = plan(case)
-        for rule in (Rule("*"), *case.rules):  # even where no tensor asks for it
-            kind = weft.method(rule.method or case.method)
-            kind.model_validate({name: bare(v) for name, v in settled(case, kind, rule.parameters).items()})
     except (ValueError, weft.InputError):
         return False
-    return bool(items) and _is_whole(case) and all(_can_leave_out(item) for item in items if isinstance(item, Job))
+    if case.base is None and any(map(_wants_base, chains)):
+        return False
+    held = all(len(item.absent) < len(item.tuned) for item in items if isinstance(item, Job))
+    return bool(items) and held and _is_whole(case) and _is_fed([item for item in items if isinstance(item, Job)])
+
+
+def _wants_base(chain: Chain) -> bool:
+    whole = chain.program().whole
+    return chain.needs_base or (whole is not None and "base" in whole.renamed.values())
+
+
+def _is_fed(jobs: list[Job]) -> bool:
+    """Whether what methods look at beside the models has something for one of the tensors that could use it."""
+    could: dict[str, list[Job]] = {}
+    for job in jobs:
+        for name in job.program.beside if job.program.whole and job.tuned[0].size else ():
+            if job.program.whole.applies(job.shape):
+                could.setdefault(name, []).append(job)
+    return all(any(_has(job.beside[name]) for job in found) for name, found in could.items())
+
+
+def _has(values: Any) -> bool:
+    return any(one is not None for one in values) if isinstance(values, tuple) else values is not None
 
 
 def _is_whole(case: Case) -> bool:
     """Tied names are treated alike, every model holds something, and a reference that lends formats is there."""
     alike = all(case.rule_of(a) is case.rule_of(b) for m in case.models for a, b in m.tied.items())
     return alike and all(any(is_float(t) for t in model.tensors.values()) for model in case.all)
-
-
-def _can_leave_out(job: Job) -> bool:
-    """Whether the models that have a tensor can be merged without the others."""
-    if len(job.absent) == len(job.tuned):
-        return False
-    if not job.absent:
-        return True
-    fields = {name: getattr(job.method, name) for name in type(job.method).model_fields}
-    fields["weight"] = [0.0 if i in job.absent else w for i, w in enumerate(fields["weight"])]
-    try:
-        type(job.method).model_validate(fields)
-    except ValueError:
-        return False
-    return True

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 import weft
 from tests.long.bounded import DOUBLE, SINGLE, Precision
-from tests.long.cases import Array, Auxiliary, Case, Model, is_float
+from tests.long.cases import Array, Auxiliary, Case, Model, Rule, is_float
+from weft.algorithms.chain import Chain
+from weft.algorithms.correction import Correction
 from weft.algorithms.method import Method
 from weft.algorithms.program import Program
+from weft.algorithms.sparsifier import Sparsifier
+
+Beside = Array | tuple[Array | None, ...] | None
+"""This tensor in what is given beside the models: one, or one for each model; None where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +49,11 @@ class Job:
         precision: of the arithmetic.
         base: float64, if there is one.
         tuned: float64, one for each model; of a model that lacks the tensor the base's, or zeros.
-        beside: the tensors that are parameters, by name: one, or one for each model.
+        beside: the tensors that are parameters, by the names under which its functions ask for them: one, or one for
+            each model, None where a whole step finds none.
         absent: positions of models that lack the tensor.
+        before: what happens to the task vectors first.
+        after: what happens to the merged tensor.
     """
 
     names: tuple[str, ...]
@@ -54,8 +63,10 @@ class Job:
     precision: Precision
     base: Array | None
     tuned: tuple[Array, ...]
-    beside: Mapping[str, Array | tuple[Array, ...]]
+    beside: Mapping[str, Beside]
     absent: tuple[int, ...]
+    before: Sparsifier | None = None
+    after: Correction | None = None
 
     @property
     def name(self) -> str:
@@ -66,6 +77,11 @@ class Job:
     def shape(self) -> tuple[int, ...]:
         """Of the tensor."""
         return self.tuned[0].shape
+
+    @property
+    def width(self) -> int:
+        """Parameters of a row; one of no dimension is a row of its own."""
+        return self.shape[-1] if self.shape else 1
 
 
 def plan(case: Case) -> list[Copy | Job]:
@@ -124,8 +140,7 @@ def _made(case: Case, group: tuple[str, ...]) -> Copy | Job | None:
     if case.on_missing == "base" and len(found) < len(case.all):
         assert case.base is not None
         return _copy(case, outputs, group, case.base)
-    kind = weft.method((rule and rule.method) or case.method)
-    return _job(case, outputs, group[0], kind, rule.parameters if rule else {})
+    return _job(case, outputs, group, rule)
 
 
 def _output_dtype(case: Case, group: Sequence[str], lender: Model) -> str:
@@ -142,24 +157,50 @@ def _copy(case: Case, outputs: tuple[str, ...], group: Sequence[str], model: Mod
     return Copy(outputs, model.values[group[0]], _output_dtype(case, group, model))
 
 
-def _job(case: Case, outputs: tuple[str, ...], name: str, kind: type[Method], rule: Mapping[str, Any]) -> Job:
+def _job(case: Case, outputs: tuple[str, ...], group: Sequence[str], rule: Rule | None) -> Job:
+    name = group[0]
     base = case.base if case.base and name in case.base.tensors else None
     absent = tuple(i for i, model in enumerate(case.models) if name not in model.tensors)
     holders = [*([base] if base else []), *(m for m in case.models if name in m.tensors)]
-    values = settled(case, kind, rule)
-    method = kind.model_validate({key: bare(value) for key, value in values.items()})
-    instead = base.values[name] if base else np.zeros(holders[0].tensors[name].shape)
+    chain = chained(case, rule)
+    shape = holders[0].tensors[name].shape
+    instead = base.values[name] if base else np.zeros(shape)
+    program = (chain.ignoring(absent) if absent else chain).program()
     return Job(
         names=tuple(sorted(outputs)),
         dtype=_output_dtype(case, (name,), holders[0]),
-        method=method,
-        program=(method.ignoring(absent) if absent else method).program(),
+        method=chain.method,
+        program=program,
         precision=DOUBLE if any(m.seen(name) == "float64" for m in holders) else SINGLE,
         base=base.values[name] if base else None,
         tuned=tuple(m.values[name] if name in m.tensors else instead for m in case.models),
-        beside=dict(_beside(values, name, absent, holders[0].tensors[name].shape)),
+        beside=dict(_beside(program, group, absent, shape)),
         absent=absent,
+        before=chain.before,
+        after=chain.after,
     )
+
+
+def chained(case: Case, rule: Rule | None) -> Chain:
+    """The method, with what happens before and after it, as a rule or the recipe asks for them.
+
+    Raises:
+        ValueError, weft.InputError: if there is no such thing.
+    """
+    kind = weft.method((rule and rule.method) or case.method)
+    own = rule.parameters if rule else {}
+    method = kind.model_validate({key: bare(value) for key, value in settled(case, kind, own).items()})
+    first, last = (_stepped(case, case.step(place, rule)) for place in ("before", "after"))
+    return Chain(method, first, last)  # type: ignore[arg-type]
+
+
+def _stepped(case: Case, step: Mapping[str, Any] | None) -> Method | None:
+    if step is None:
+        return None
+    kind = weft.method(step["method"])
+    alone = replace(case, models=[replace(model, own={}) for model in case.models], parameters={})
+    values = settled(alone, kind, {name: value for name, value in step.items() if name != "method"})
+    return kind.model_validate({key: bare(value) for key, value in values.items()})
 
 
 def bare(value: Any) -> Any:
@@ -170,17 +211,20 @@ def bare(value: Any) -> Any:
 
 
 def _beside(
-    values: Mapping[str, Any], name: str, absent: Sequence[int], shape: tuple[int, ...]
-) -> Iterator[tuple[str, Array | tuple[Array, ...]]]:
-    """This tensor in every parameter that is tensors; 1 where nobody gave any, 0 for a model that is left out."""
+    program: Program, group: Sequence[str], absent: Sequence[int], shape: tuple[int, ...]
+) -> Iterator[tuple[str, Beside]]:
+    """This tensor in everything that is tensors: 1 where nobody gave any, 0 for a model that is left out."""
+    for argument, source in program.sources.items():
+        seen = program.beside.get(argument)
+        suffix, spread = (seen.suffix if seen else ""), program.taken(argument).spread
 
-    def one(given: Any, i: int) -> Array:
-        if i in absent:
-            return np.zeros(shape)
-        return np.ones(shape) if given is None else given.tensors[name].astype(np.float64)
+        def one(given: Any, i: int = -1) -> Array | None:
+            if given is None and not seen:
+                return np.ones(shape)
+            if i in absent and not seen:
+                return np.zeros(shape)
+            found = next((given[name + suffix] for name in group if given and name + suffix in given), None)
+            numbers = None if found is None else found.astype(np.float64)
+            return np.broadcast_to(numbers, shape) if spread and numbers is not None else numbers
 
-    for parameter, value in values.items():
-        if isinstance(value, Auxiliary):
-            yield parameter, value.tensors[name].astype(np.float64)
-        elif isinstance(value, tuple) and all(v is None or isinstance(v, Auxiliary) for v in value):
-            yield parameter, tuple(one(given, i) for i, given in enumerate(value))
+        yield argument, tuple(one(g, i) for i, g in enumerate(source)) if isinstance(source, tuple) else one(source)

@@ -151,8 +151,9 @@ def recipe_parts(case: Case, folder: Path) -> dict[str, Any]:
 
     rules = [rule.written() for rule in case.rules]
     for rule in rules:
-        if "parameters" in rule:
-            rule["parameters"] = {key: once(value) for key, value in rule["parameters"].items()}
+        for place in ("parameters", "before", "after"):
+            if isinstance(rule.get(place), Mapping):
+                rule[place] = {key: once(value) for key, value in rule[place].items()}
     models = [
         {
             "path": given(model, folder),
@@ -171,4 +172,7 @@ def recipe_parts(case: Case, folder: Path) -> dict[str, Any]:
         "on_missing": case.on_missing,
         "folder": folder,
     }
+    for place in ("before", "after"):
+        if step := getattr(case, place):
+            parts[place] = {key: once(value) for key, value in step.items()}
     return parts | ({"base": given(case.base, folder)} if case.base else {})

@@ -26,7 +26,7 @@ import weft
 from tests.long.answers import NoReferenceError
 from tests.long.cases import Case
 from tests.long.checking import CheckError, Outcome, checked
-from tests.long.drawing import JUDGED, draw
+from tests.long.drawing import METHODS, draw
 from tests.noting import note
 
 
@@ -36,31 +36,38 @@ class Tally:
 
     Attributes:
         cases: how many were run.
-        elements, forked: compared, and of those near a discontinuity.
+        elements, forked, alone: compared; of those near a discontinuity or in an ill-conditioned matrix; and of those
+            for which only the method's formula spoke, no reference.
         failed: the numbers of the cases that did not hold.
         unspoken: methods without a reference.
         methods: how many cases each method had.
+        steps: how many recipes had something before or after the method.
     """
 
     cases: int = 0
     elements: int = 0
     forked: int = 0
+    alone: int = 0
     failed: list[int] = field(default_factory=list)
     unspoken: set[str] = field(default_factory=set)
     methods: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
 
     def add(self, case: Case, outcome: Outcome) -> None:
         """Count a case that held."""
         self.cases += 1
         self.elements += outcome.elements
         self.forked += outcome.forked
+        self.alone += outcome.alone
         self.methods[case.method] = self.methods.get(case.method, 0) + 1
+        self.steps += sum(step is not None for step in (case.before, case.after))
 
     def __str__(self) -> str:
         share = self.forked / max(self.elements, 1)
         by_method = ", ".join(f"{name} {count}" for name, count in sorted(self.methods.items()))
         return (
-            f"{self.cases} cases ({by_method}), {self.elements:,} elements, {share:.2%} of them near a discontinuity; "
+            f"{self.cases} cases ({by_method}), {self.elements:,} elements, {share:.2%} of them near a discontinuity, "
+            f"{self.alone / max(self.elements, 1):.2%} told by the formula alone; "
             f"{len(self.failed)} failed{f': {self.failed}' if self.failed else ''}"
         )
 
@@ -76,10 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in _numbers(asked.minutes, asked.case, asked.cases):
         _one(seed, number, tally, keep)
     print(tally)
-    counts = {"cases": tally.cases, "elements": tally.elements, "forked": tally.forked, "failed": len(tally.failed)}
+    counts = {
+        "cases": tally.cases,
+        "elements": tally.elements,
+        "forked": tally.forked,
+        "alone": tally.alone,
+        "failed": len(tally.failed),
+    }
     note("soak", {"seed": seed, **counts, "methods": tally.methods})
     for method in sorted(tally.unspoken):
-        print(f"error: method {method} has no reference in tests/reference.py")
+        print(f"error: method {method} has no reference in tests/references")
     return 1 if tally.failed or tally.unspoken else 0
 
 
@@ -127,7 +140,8 @@ def described(case: Case) -> str:
     """A case in one line."""
     formats = sorted({t.dtype.name for model in case.all for t in model.tensors.values()})
     elements = sum(t.size for t in case.reference.tensors.values())
-    parts = [f"{case.method} of {len(case.models)}", f"{len(case.reference.tensors)} tensors", f"{elements:,} elements"]
+    name = " + ".join(step["method"] for step in (case.before, {"method": case.method}, case.after) if step)
+    parts = [f"{name} of {len(case.models)}", f"{len(case.reference.tensors)} tensors", f"{elements:,} elements"]
     return ", ".join([*parts, "/".join(formats), f"{len(case.rules)} rules", f"on_missing {case.on_missing}"])
 
 
@@ -138,6 +152,8 @@ def _told(case: Case, folder: Path, tally: Tally, what: str) -> None:
         "parameters": case.parameters,
         "models": {model.name: {"form": model.form, "rename": model.rename, **model.own} for model in case.models},
         "base": case.base and case.base.form,
+        "before": case.before,
+        "after": case.after,
         "rules": [rule.written() for rule in case.rules],
         "output": case.output,
         "on_missing": case.on_missing,
@@ -149,5 +165,5 @@ def _told(case: Case, folder: Path, tally: Tally, what: str) -> None:
 
 
 if __name__ == "__main__":
-    print(f"weft {weft.__version__}, methods: {', '.join(JUDGED)}")
+    print(f"weft {weft.__version__}, methods: {', '.join(METHODS)}")
     sys.exit(main())

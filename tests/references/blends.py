@@ -37,11 +37,13 @@ def log_softmax(rows: Array) -> Array:
 def divergence(tuned: Array, start: Array) -> Array:
     """KL(softmax(tuned) || softmax(start)) of each row along the last axis, kept as an axis of length one.
 
-    Summed from terms p (log p - log q) - p + q >= 0, which keeps digits where the two distributions nearly agree.
+    Summed from terms p (log p - log q) - p + q >= 0, which keeps digits where the two distributions nearly agree; where
+    they do not, q - p is taken as it stands, since q / p may be too large for a number.
     """
     log_p, log_q = log_softmax(tuned), log_softmax(start)
-    back = log_q - log_p
-    return np.sum(np.exp(log_p) * (np.expm1(back) - back), axis=-1, keepdims=True)
+    p, q, back = np.exp(log_p), np.exp(log_q), log_q - log_p
+    more = np.where(back > 1, q - p, p * np.expm1(np.minimum(back, 1)))
+    return np.sum(more - p * back, axis=-1, keepdims=True)
 
 
 def importance(tuned: Array, start: Array) -> Array:
@@ -51,8 +53,8 @@ def importance(tuned: Array, start: Array) -> Array:
     return value.reshape(tuned.shape)
 
 
-def arcee_fusion(base: State, models: list[State]) -> State:
-    """Copy the entries of the only model whose importance is at least median + 1.5 IQR of their tensor.
+def arcee_fusion(base: State, models: list[State], *, fences: float = 1.5) -> State:
+    """Copy the entries of the only model whose importance is at least median + 1.5 IQR (`fences`) of their tensor.
 
     A quantile q of n importances is the sorted one at index floor(q (n - 1)), the median too: the specification leaves
     this open, and of the usual rules only this one gives the outputs of mergekit 0.1.5 (400 random matrices of 4 to 20
@@ -65,5 +67,5 @@ def arcee_fusion(base: State, models: list[State]) -> State:
     for name in start:
         score = importance(tuned[name], start[name])
         low, middle, high = np.quantile(score, [0.25, 0.5, 0.75], method="lower")
-        result[name] = np.where(score >= middle + 1.5 * (high - low), tuned[name], start[name])
+        result[name] = np.where(score >= middle + fences * (high - low), tuned[name], start[name])
     return result

@@ -27,6 +27,8 @@ def slerp_vectors(a: Array, b: Array, t: float, straight: float) -> Array:
     if not np.any(a) or not np.any(b) or abs(unit(a) @ unit(b)) > straight:
         return (1 - t) * a + t * b
     theta = angle(unit(a), unit(b))
+    if np.sin(theta) < 1e-9:  # on one line but for rounding, whatever `straight` is
+        return (1 - t) * a + t * b
     return (np.sin((1 - t) * theta) * a + np.sin(t * theta) * b) / np.sin(theta)
 
 

@@ -12,7 +12,7 @@ from pydantic import field_validator, model_validator
 from weft.algorithms.linear import weighted_average
 from weft.algorithms.method import Count, Fraction, Law, Method, NonNegative, PerModel, Tensors, parameter
 from weft.algorithms.program import Program
-from weft.algorithms.regmean import TRANSPOSED, gram_of_inputs
+from weft.algorithms.regmean import TRANSPOSED, gram_of_inputs, largest_inputs
 from weft.algorithms.whole import Beside, Shape, Whole, computing_with_torch, is_matrix, is_named
 
 
@@ -31,6 +31,14 @@ def _gram_of_outputs(name: str, shape: Shape, transposed: Sequence[str]) -> Shap
 
 _APPLIES = {"identity": _has_numbers, "fisher": _has_numbers, "gram": _is_vector_or_matrix, "kfac": is_matrix}
 _STARTS = ("average", "base")
+
+
+def _no_sides(shape: Shape) -> Shape:
+    return ()
+
+
+def _all_sides(shape: Shape) -> Shape:
+    return shape
 
 
 @final
@@ -127,7 +135,10 @@ class Mats(Method):
         }
         options |= {"transposed": partial(is_named, patterns=self.transposed)}
         renamed = {"origin": "base"} if isinstance(self.start, str) and self.start == "base" else {}
-        whole = Whole(functions[self.objective], _APPLIES[self.objective], mats.mats_bytes, options, renamed)
+        sides: Mapping[str, Callable[[Shape], Shape]]
+        sides = {"gram": partial(largest_inputs, transposed=self.transposed), "kfac": _all_sides}
+        working = partial(mats.mats_bytes, sides=sides.get(self.objective, _no_sides))
+        whole = Whole(functions[self.objective], _APPLIES[self.objective], working, options, renamed)
         auxiliary, beside = self._beside()
         return Program(
             weighted_average,

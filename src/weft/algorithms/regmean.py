@@ -29,6 +29,16 @@ def gram_of_inputs(name: str, shape: Shape, transposed: Sequence[str]) -> Shape:
     return (side, side)
 
 
+def largest_inputs(shape: Shape, transposed: Sequence[str]) -> Shape:
+    """The side of the Gram matrix of a layer's inputs, whatever its name is: if some are transposed, it may be either.
+
+    Example:
+        >>> largest_inputs((3072, 768), []), largest_inputs((3072, 768), ["*.c_proj.weight"])
+        ((768,), (3072,))
+    """
+    return (max(shape),) if transposed else shape[-1:]
+
+
 @final
 class RegMean(Method):
     r"""Solve, for each linear layer, for the weights that are nearest to every model's on the inputs it sees.
@@ -87,11 +97,12 @@ class RegMean(Method):
         with computing_with_torch(self.name):
             from weft.matrices.regmean import regmean, regmean_bytes
         options = {"off_diagonal": self.off_diagonal, "transposed": partial(is_named, patterns=self.transposed)}
+        sides = partial(largest_inputs, transposed=self.transposed)
         return Program(
             weighted_average,
             values={"weight": self.weight, "mass": fsum(self.weight)},
             auxiliary={"gram": tuple(g if w else None for g, w in zip(self.gram, self.weight))},
             relative=True,
-            whole=Whole(regmean, is_matrix, regmean_bytes, options),
+            whole=Whole(regmean, is_matrix, partial(regmean_bytes, sides=sides), options),
             beside={"gram": Beside(shape=partial(gram_of_inputs, transposed=self.transposed), hint=TRANSPOSED)},
         )

@@ -46,11 +46,17 @@ def divergence(tuned: Tensor, base: Tensor) -> Tensor:
     """KL(softmax(tuned) || softmax(base)) of every row, shape [rows, 1].
 
     Summed from p (q/p - 1 - log(q/p)), whose terms are not negative and keep their digits where p and q nearly agree;
-    the sum of p (q/p - 1) that they have more than the definition is zero.
+    the sum of p (q/p - 1) that they have more than the definition is zero. Where q is much more than p, q/p may be too
+    large for a number, and q - p has all its digits.
+
+    Example:
+        >>> divergence(torch.tensor([[0.0, 1000.0]]), torch.tensor([[1000.0, 0.0]])).tolist()
+        [[1000.0]]
     """
-    log_p = torch.log_softmax(tuned, dim=1)
-    back = torch.log_softmax(base, dim=1) - log_p
-    return (log_p.exp() * (back.expm1() - back)).sum(1, keepdim=True)
+    log_p, log_q = torch.log_softmax(tuned, dim=1), torch.log_softmax(base, dim=1)
+    p, back = log_p.exp(), log_q - log_p
+    more = torch.where(back > 1.0, log_q.exp() - p, p * back.clamp(max=1.0).expm1())
+    return (more - p * back).sum(1, keepdim=True)
 
 
 def _quantile(score: Tensor, share: float) -> float:
@@ -62,4 +68,4 @@ def _quantile(score: Tensor, share: float) -> float:
 def arcee_fusion_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
     """Bytes that `arcee_fusion` works with at most: importances, a copy that is put in order, and some rows."""
     width = shape[-1] if shape else 1
-    return 32 * prod(shape) + 8 * 7 * min(max(_AT_ONCE, width), prod(shape))
+    return 32 * prod(shape) + 8 * 11 * min(max(_AT_ONCE, width), prod(shape))

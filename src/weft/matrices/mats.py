@@ -7,6 +7,7 @@ of the C_i is of the kind of one of them, it is formed once: a step then costs t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from weft.matrices.regmean import shrunk, upright
 
 Measure = Callable[[str, float], None]
 Operator = Callable[[Tensor], Tensor]
+Sides = tuple[int, ...]
 
 _RESIDUAL = "relative residual of the conjugate gradients"
 
@@ -205,9 +207,18 @@ def conjugate_gradients(
     return x, before**0.5 / length
 
 
-def mats_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
-    """Bytes that these work with at most: all matrices in float64, and a dozen of the parameters' size."""
-    size, squares = 1, sum(side * side for side in shape) if len(shape) <= 2 else 0
-    for side in shape:
-        size *= side
-    return 8 * ((2 * models + 12) * size + (models + 2) * squares)
+def mats_bytes(shape: tuple[int, ...], models: int, itemsize: int, sides: Callable[[tuple[int, ...]], Sides]) -> int:
+    """Bytes that these work with at most: all matrices in float64, and a dozen of the parameters' size.
+
+    Args:
+        shape: of the tensor.
+        models: how many there are.
+        itemsize: of a number of theirs, which does not matter.
+        sides: from the shape to the sides of the square matrices that C is made of in each model.
+
+    Example:
+        >>> mats_bytes((4, 3), 2, 4, sides=lambda shape: shape[-1:]) == 8 * (16 * 12 + 4 * 9)
+        True
+    """
+    squares = sum(side * side for side in sides(shape))
+    return 8 * ((2 * models + 12) * prod(shape) + (models + 2) * squares)

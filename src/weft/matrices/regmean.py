@@ -103,7 +103,10 @@ def solved(matrix: Tensor, right: Tensor, stored: torch.dtype = torch.float64) -
     return scale[:, None] * ((vectors * inverse) @ (vectors.T @ (scale[:, None] * right))), bool(kept.all())
 
 
-def regmean_bytes(shape: tuple[int, ...], models: int, itemsize: int) -> int:
-    """Bytes that `regmean` works with at most, in float64."""
+def regmean_bytes(
+    shape: tuple[int, ...], models: int, itemsize: int, sides: Callable[[tuple[int, ...]], tuple[int, ...]]
+) -> int:
+    """Bytes that `regmean` works with at most, in float64; `sides` as for `mats_bytes`."""
     m, n = shape
-    return 8 * ((2 * models + 4) * m * n + (models + 6) * n * n)
+    (side,) = sides(shape)
+    return 8 * ((2 * models + 4) * m * n + (models + 6) * side * side)
