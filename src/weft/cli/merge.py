@@ -17,9 +17,14 @@ _UNFINISHED = "What was done is kept beside the output: the same command goes on
 
 def _unfinished(output: Path | None) -> str:
     """What to say of a merge that did not come to its end."""
+    from weft.checkpoints.beside import JOURNAL, STAGING, beside
     from weft.engine.journal import holds_work
 
-    return _UNFINISHED if output and holds_work(output) else ""
+    if output is None or not (beside(output, STAGING) / JOURNAL).exists():
+        return ""
+    return (
+        _UNFINISHED if holds_work(output) else "Nothing was finished that could be kept: the same command begins anew."
+    )
 
 
 def merge(
