@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from weft.engine.merging import Report
 
 _UNFINISHED = "What was done is kept beside the output: the same command goes on from there, `weft clean` removes it."
+_NOTHING = "Nothing was finished that could be kept: the same command begins anew."
 
 
 def _unfinished(output: Path | None) -> str:
@@ -23,7 +24,7 @@ def _unfinished(output: Path | None) -> str:
     if output is None or not (beside(output, STAGING) / JOURNAL).exists():
         return ""
     return (
-        _UNFINISHED if holds_work(output) else "Nothing was finished that could be kept: the same command begins anew."
+        _UNFINISHED if holds_work(output) else _NOTHING
     )
 
 
