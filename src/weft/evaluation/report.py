@@ -24,6 +24,8 @@ h1 { font-size: 26px; margin: 0 0 4px; letter-spacing: -0.01em; overflow-wrap: a
 h2 { font-size: 18px; margin: 44px 0 8px; }
 p.about { color: #6b7785; margin: 0 0 24px; max-width: 90ch; overflow-wrap: anywhere; }
 h2 + p.about { margin: 0 0 8px; }
+.scroll + p.about { margin: 12px 0 0; }
+p.about + p.about { margin-top: 0; }
 .scroll { overflow-x: auto; }
 .wide { min-width: 860px; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: 13px; }
@@ -34,6 +36,7 @@ td { text-align: right; padding: 5px 7px; border-bottom: 1px solid #eef1f4; whit
 td small { color: #6b7785; font-size: 11.5px; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; z-index: 1;
                                  padding-left: 0; }
+th.words, th:last-child { white-space: nowrap; }
 td.words, th.words { text-align: left; color: #6b7785; font-size: 12px; }
 td.words { white-space: normal; min-width: 15ch; max-width: 34ch; line-height: 1.35; }
 tr.reference td:first-child { font-style: italic; }
@@ -46,6 +49,7 @@ th[aria-sort=ascending]::after { content: " \\2191"; }
 th[aria-sort=descending]::after { content: " \\2193"; }
 @media (max-width: 700px) {
   body { padding: 20px 12px 48px; }
+  td.words { min-width: 26ch; }
   td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 12ch; max-width: 34vw; }
   th:first-child, td:first-child { padding-right: 10px; border-right: 1px solid #e4e8ec; }
 }

@@ -11,13 +11,13 @@ from typing import Any
 from weft.errors import InputError
 from weft.evaluation.report_labels import padded, positions, ticks
 from weft.evaluation.report_rows import Group, Worth, apart, group_of, label, ranked
-from weft.evaluation.report_tables import INK, shown
+from weft.evaluation.report_tables import shown
 from weft.evaluation.results import Curve, Results, Row
 
-QUIET, LINES = "#6b7785", "#e4e8ec"
+INK, QUIET, LINES = "#1f2933", "#6b7785", "#e4e8ec"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6bb1", "#7f7f7f", "#b8860b", "#111111")
 """After Okabe and Ito: told apart by colour-blind eyes."""
-SHADES: dict[Group, str] = {"tuned": "#0072b2", "default": "#8cbfe0", "reference": "#b6bec6"}
+SHADES: dict[Group, str] = {"tuned": "#0072b2", "default": "#8cbfe0", "model": "#3690c8", "reference": "#b6bec6"}
 _INSTANT = 1e-3
 """Seconds of the fastest merge that a logarithmic axis shows."""
 
@@ -58,8 +58,13 @@ def _figure(height: int, across: str = "", up: str = "", **layout: Any) -> Any:
 def named_groups(rows: Sequence[Row]) -> dict[Group, str]:
     """The kinds of rows that there are, and what the legend calls them."""
     there = {group_of(row) for row in rows}
-    default = "merged, default settings" if "tuned" in there else "merged" if "reference" in there else "model"
-    known: dict[Group, str] = {"tuned": "merged, tuned settings", "default": default, "reference": "to compare with"}
+    merged = all("method" in row.facts for row in rows if group_of(row) == "model")
+    known: dict[Group, str] = {
+        "tuned": "merged, tuned settings",
+        "default": "merged, default settings",
+        "model": "merged" if merged else "models",
+        "reference": "to compare with",
+    }
     return {group: name for group, name in known.items() if group in there}
 
 
@@ -69,31 +74,30 @@ def bars(results: Results, worth: Worth) -> Any:
     spread = worth.of == results.mean_share
     values = [worth.of(row) or 0.0 for row in rows]
     figure = _figure(120 + 26 * len(rows), worth.what, barmode="overlay")
+    names = [label(row, results) for row in rows]
+    told = [f"{shown(value)}{apart(row) if spread else ''}" for value, row in zip(values, rows, strict=True)]
     for group, name in named_groups(rows).items():
         own = [k for k, row in enumerate(rows) if group_of(row) == group]
-        _add_bars(
-            figure, own, [values[k] for k in own], [apart(rows[k]) if spread else "" for k in own],
-            [label(rows[k], results) for k in own], name=name, color=SHADES[group],
-        )  # fmt: skip
-    _finish_bars(figure, values, [label(row, results) for row in rows])
+        hovers = [f"{names[k]}: {told[k]}" for k in own]
+        _add_bars(figure, own, [values[k] for k in own], hovers, name=name, color=SHADES[group])
+    _finish_bars(figure, values, names)
     return figure
 
 
 def _add_bars(
-    figure: Any, places: Sequence[int], values: Sequence[float], spread: Sequence[str], names: Sequence[str], *,
-    name: str, color: str,
-) -> None:  # fmt: skip
+    figure: Any, places: Sequence[int], values: Sequence[float], hovers: Sequence[str], *, name: str, color: str
+) -> None:
     figure.add_bar(
         x=list(values), y=list(places), orientation="h", marker_color=color, name=name, textposition="outside",
-        text=[f"{shown(value)}{told}" for value, told in zip(values, spread, strict=True)], cliponaxis=False,
-        hovertext=[escape(each) for each in names], hovertemplate="%{hovertext}: %{x:.4f}<extra></extra>",
+        width=0.8, text=[shown(value) for value in values], cliponaxis=False,
+        hovertext=[escape(each) for each in hovers], hovertemplate="%{hovertext}<extra></extra>",
     )  # fmt: skip
 
 
 def _finish_bars(figure: Any, values: Sequence[float], names: Sequence[str]) -> None:
     """Numbers stand beyond the bars' ends, in the margin; names may be equal, so bars are told by their place."""
     low, high = min(0.0, *values), max(0.0, *values)
-    figure.update_layout(margin_r=110 if any(" ± " in text for trace in figure.data for text in trace.text) else 50)
+    figure.update_layout(margin_r=50)
     figure.update_xaxes(range=[low * 1.1, high or 1.0], nticks=7)
     figure.update_yaxes(
         showgrid=False, ticksuffix=" ", tickvals=list(range(len(names))), ticktext=[escape(name) for name in names],
@@ -123,7 +127,8 @@ def _steps(curve: Curve) -> Any:
     """One number for each series: bars say it."""
     figure = _figure(90 + 30 * len(curve.series), curve.up, showlegend=False)
     values, names = [s.y[0] for s in reversed(curve.series)], [s.name for s in reversed(curve.series)]
-    _add_bars(figure, range(len(names)), values, [""] * len(names), names, name="", color=COLOURS[0])
+    hovers = [f"{name}: {shown(value)}" for name, value in zip(names, values, strict=True)]
+    _add_bars(figure, range(len(names)), values, hovers, name="", color=COLOURS[0])
     _finish_bars(figure, values, names)
     return figure
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from weft.evaluation.results import Results, Row
 
-Group = Literal["reference", "default", "tuned"]
-"""What a row is to the reader: something to compare with, or a merge with its default or with chosen settings."""
+Group = Literal["reference", "model", "default", "tuned"]
+"""What a row is to the reader: something to compare with, or one that competes; some tell how settings were chosen."""
+_VARIANTS: dict[object, Group] = {"tuned": "tuned", "untuned": "default"}
 
 
 def is_base(row: Row) -> bool:
@@ -21,7 +22,7 @@ def group_of(row: Row) -> Group:
     """What a row is to the reader."""
     if row.role != "model" or is_base(row):
         return "reference"
-    return "tuned" if row.facts.get("variant") == "tuned" else "default"
+    return _VARIANTS.get(row.facts.get("variant"), "model")
 
 
 def merges(results: Results) -> list[Row]:
@@ -95,9 +96,9 @@ def label(row: Row, results: Results) -> str:
 
 
 def apart(row: Row) -> str:
-    """How far seeds lie apart, to be put behind a number; empty if that is not known."""
+    """How far seeds lie apart, to be put behind a number; empty if that is not known, or nothing."""
     value = row.facts.get("apart")
-    return f" ± {value:.3f}" if isinstance(value, float) else ""
+    return f" ± {value:.3f}" if isinstance(value, float) and value > 0 else ""
 
 
 def settings_of(row: Row) -> str:

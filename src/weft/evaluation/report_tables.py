@@ -23,9 +23,13 @@ from weft.evaluation.report_rows import (
 )
 from weft.evaluation.results import Column, Results, Row
 
-INK, PAPER = "#1f2933", "#ffffff"
+INK, PAPER = "#000000", "#ffffff"
+"""On coloured ground; one of the two has a contrast of at least 4.5 to any colour."""
 _GROUND = ((243, 246, 249), (156, 201, 230), (0, 114, 178))
 """From the worst to the best of a column."""
+_LONG = 10
+"""Characters of a name that stays in one line."""
+_SECONDS = "merge, s"
 
 
 # The leaderboard
@@ -39,7 +43,7 @@ def leaderboard(results: Results) -> str:
     several = len({task.metric for task in results.tasks}) > 1
     heads = ["<th>model</th>", *(f"<th>{name}</th>" for name in means)]
     heads += [f"<th>{_heading(task, several)}</th>" for task in results.tasks]
-    heads += [f'<th class="words">{name}</th>' for name in words]
+    heads += [f"<th>{name}</th>" if name == _SECONDS else f'<th class="words">{name}</th>' for name in words]
     columns = [*((of, False) for of in means.values()), *((_score(task), task.falls) for task in results.tasks)]
     best = [best_of([of(row) for row in merges(results)], falls) for of, falls in columns]
     rows = []
@@ -101,9 +105,9 @@ def _heading(task: Column, several: bool) -> str:
 
 
 def _broken(name: str) -> str:
-    """A name that may go on in the next line after an underscore, slash or comma."""
+    """A name that may, if it is long, go on in the next line after an underscore or a slash."""
     text = escape(name)
-    for mark in "_/":
+    for mark in "_/" if len(name) > _LONG else "":
         text = text.replace(mark, f"{mark}<wbr>")
     return text
 
@@ -114,7 +118,7 @@ def _words(results: Results, theirs: bool) -> dict[str, Callable[[Row], str]]:
     known: dict[str, tuple[bool, Callable[[Row], str]]] = {
         "settings": (any(settings_of(row) for row in results.rows), lambda row: _text(settings_of(row))),
         "data used": (any("data" in row.facts for row in results.rows), lambda row: _text(row.facts.get("data", ""))),
-        "merge, s": (seconds, lambda row: _seconds(row.facts.get("merge_seconds"))),
+        _SECONDS: (seconds, lambda row: _seconds(row.facts.get("merge_seconds"))),
         "checkpoints": (theirs, lambda row: _text(results.facts.get("checkpoints", ""))),
         "source": (theirs, lambda row: _text("measured here")),
     }
@@ -222,9 +226,9 @@ def ink_on(ground: tuple[int, int, int]) -> str:
 
     Example:
         >>> ink_on((243, 246, 249)), ink_on((0, 114, 178))
-        ('#1f2933', '#ffffff')
+        ('#000000', '#ffffff')
     """
-    dark = contrast(ground, (0x1F, 0x29, 0x33))
+    dark = contrast(ground, (0, 0, 0))
     return INK if dark >= contrast(ground, (255, 255, 255)) else PAPER
 
 
