@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.errors import InputError
 from weft.evaluation.outputs import is_page
+from weft.evaluation.protocols.catalogue import load_protocol, protocols
 from weft.evaluation.report import report, write_report
 from weft.evaluation.report_labels import PLOT, box, overlap, positions
 from weft.evaluation.report_pictures import INK, bars, time_and_worth
@@ -294,6 +295,18 @@ def test_what_papers_report_stands_beneath_ours_in_the_same_units() -> None:
     ]
     for told in ("Only 50 examples of each task were asked", "are no target", "Unconfirmed: text: a guess"):
         assert told in text
+
+
+@pytest.mark.parametrize("name", protocols())
+def test_every_protocol_has_its_papers_on_the_page(name: str) -> None:
+    known = load_protocol(name)
+    columns = [Column(task.name, "classification", "accuracy") for task in known.tasks]
+    ours = Row("ties", {task.name: Score(0.5, {}, 0.6) for task in known.tasks}, facts={"method": "ties"})
+    told = [row.model_dump(exclude_none=True) for row in known.published]
+    page = Page(report([Results(columns, [ours], facts={"published": told})], [name]))
+    assert len(page.tables[0]) == 2 + len(known.published)
+    means = {line[2] for line in page.tables[0][2:]}
+    assert means == {f"{row.mean / 100:.3f}" if row.mean is not None else "" for row in known.published}
 
 
 def test_papers_of_several_results_are_told_once() -> None:
