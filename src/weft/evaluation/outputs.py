@@ -53,7 +53,9 @@ def _check_existing(path: Path, inputs: Iterable[Path], ours: bool, what: str, o
         if not ours and each.is_dir() and _is_in(path, each):
             raise InputError(f"the output {path} is a file of the input {each}", "choose another output")
     if not ours and not overwrite:
-        raise InputError(f"{path} exists and is not {what}", "choose another output, or replace it with --overwrite")
+        raise InputError(
+            f"{path} exists and is not {what}", "choose another output, or replace it with --overwrite (overwrite=True)"
+        )
 
 
 def _is_in(path: Path, folder: Path) -> bool:

@@ -22,7 +22,8 @@ body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; 
        max-width: 1400px; padding: 32px 28px 64px; background: #fff; box-sizing: border-box; }
 h1 { font-size: 26px; margin: 0 0 4px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 44px 0 8px; }
-h2.title { font-size: 22px; margin-top: 56px; padding-top: 20px; border-top: 1px solid #e4e8ec; overflow-wrap: anywhere; }
+h2.title { font-size: 22px; margin-top: 56px; padding-top: 20px; border-top: 1px solid #e4e8ec;
+           overflow-wrap: anywhere; }
 p.about { color: #6b7785; margin: 0 0 24px; max-width: 90ch; overflow-wrap: anywhere; }
 h2 + p.about { margin: 0 0 8px; }
 .scroll + p.about { margin: 12px 0 0; }
