@@ -291,7 +291,7 @@ def test_what_papers_report_stands_beneath_ours_in_the_same_units() -> None:
         ["model", "of experts", "mean", "colouraccuracy", "textperplexity", "settings", "checkpoints", "source"],
         ["ties", "0.562", "", "0.500", "20.000", "density=0.2", "ours", "measured here"],
         ["roberta", "0.354", "", "0.300", "30.000", "", "ours", "measured here"],
-        ["TIES (<tuned>)", "", "0.700", "0.615", "", "", "theirs", "a paper [repo]"],
+        ["TIES", "", "0.700", "0.615", "", "<tuned>", "theirs", "a paper [repo]"],
     ]
     for told in ("Only 50 examples of each task were asked", "are no target", "Unconfirmed: text: a guess"):
         assert told in text

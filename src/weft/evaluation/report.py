@@ -26,8 +26,7 @@ h2.title { font-size: 22px; margin-top: 56px; padding-top: 20px; border-top: 1px
            overflow-wrap: anywhere; }
 p.about { color: #6b7785; margin: 0 0 24px; max-width: 90ch; overflow-wrap: anywhere; }
 h2 + p.about { margin: 0 0 8px; }
-.scroll + p.about { margin: 12px 0 0; }
-p.about + p.about { margin-top: 0; }
+p.note { color: #6b7785; margin: 8px 0 0; max-width: 90ch; }
 .scroll { overflow-x: auto; }
 .wide { min-width: 860px; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: 13px; }
@@ -156,10 +155,10 @@ def _sections(results: Results, several: bool) -> Iterator[str]:
     yield _about(_what(results))
     yield "<h2>Leaderboard</h2>"
     yield f'<div class="scroll">{leaderboard(results)}</div>'
-    yield from (_about(note) for note in _notes(results))
+    yield from (_about(note, "note") for note in _notes(results))
     worth = worth_of(results)
     if worth is None:
-        yield _about(_why_no_mean(results))
+        yield _about(_why_no_mean(results), "note")
     else:
         yield f"<h2>{'Means' if len(results.tasks) > 1 else 'Scores'}</h2>"
         yield drawn(bars(results, worth))
@@ -171,8 +170,8 @@ def _sections(results: Results, several: bool) -> Iterator[str]:
     yield from _curves(results, worth)
 
 
-def _about(text: str) -> str:
-    return f'<p class="about">{escape(text)}</p>'
+def _about(text: str, kind: str = "about") -> str:
+    return f'<p class="{kind}">{escape(text)}</p>'
 
 
 def _what(results: Results) -> str:

@@ -37,7 +37,7 @@ def leaderboard(results: Results) -> str:
     """All numbers, best model first; what papers report stands beneath, in the same columns."""
     theirs = published(results)
     means = _means(results, theirs)
-    words = _words(results, bool(theirs))
+    words = _words(results, theirs)
     several = len({task.metric for task in results.tasks}) > 1
     heads = ["<th>model</th>", *(f"<th>{name}</th>" for name in means)]
     heads += [f"<th>{_heading(task, several)}</th>" for task in results.tasks]
@@ -112,21 +112,22 @@ def _broken(name: str) -> str:
     return text
 
 
-def _words(results: Results, theirs: bool) -> dict[str, Callable[[Row], str]]:
+def _words(results: Results, theirs: Sequence[Published]) -> dict[str, Callable[[Row], str]]:
     """The columns that are no scores, as far as there is something to say."""
+    settings = any(settings_of(row) for row in results.rows) or any(row.setting for row in theirs)
     seconds = any("merge_seconds" in row.facts for row in results.rows)
     known: dict[str, tuple[bool, Callable[[Row], str]]] = {
-        "settings": (any(settings_of(row) for row in results.rows), lambda row: _text(settings_of(row))),
+        "settings": (settings, lambda row: _text(settings_of(row))),
         "data used": (any("data" in row.facts for row in results.rows), lambda row: _text(row.facts.get("data", ""))),
         _SECONDS: (seconds, lambda row: _seconds(row.facts.get("merge_seconds"))),
-        "checkpoints": (theirs, lambda row: _text(results.facts.get("checkpoints", ""))),
-        "source": (theirs, lambda row: _text("measured here")),
+        "checkpoints": (bool(theirs), lambda row: _text(results.facts.get("checkpoints", ""))),
+        "source": (bool(theirs), lambda row: _text("measured here")),
     }
     return {name: of for name, (wanted, of) in known.items() if wanted}
 
 
 def _text(value: Any) -> str:
-    return f'<td class="words">{escape(str(value))}</td>'
+    return f'<td class="words">{escape(str(value))}</td>' if value != "" else "<td></td>"
 
 
 def _seconds(value: Any) -> str:
@@ -157,11 +158,11 @@ def published(results: Results) -> list[Published]:
 
 def _theirs(told: Published, means: Mapping[str, Any], results: Results, words: Mapping[str, Any]) -> str:
     """Papers tell percent; here it is parts of one, as ours."""
-    name = f"{told.method} ({told.setting})" if told.setting else told.method
     values = [*(_means_of(told)[name] for name in means), *(told.tasks.get(task.name) for task in results.tasks)]
     numbers = [_number(None if value is None else value / 100) for value in values]
-    text = {"checkpoints": told.checkpoints, "source": f"{told.source} [{told.mark}]"}
-    return f"<tr><td>{_broken(name)}</td>{''.join(numbers)}{''.join(_text(text.get(name, '')) for name in words)}</tr>"
+    text = {"settings": told.setting, "checkpoints": told.checkpoints, "source": f"{told.source} [{told.mark}]"}
+    cells = [*numbers, *(_text(text.get(name, "")) for name in words)]
+    return f"<tr><td>{_broken(told.method)}</td>{''.join(cells)}</tr>"
 
 
 # Scores by task
