@@ -111,7 +111,8 @@ class Mats(Method):
         for argument in self._measured():
             lacking = [i for i, (w, f) in enumerate(zip(self.weight, getattr(self, argument))) if w and f is None]
             if lacking:
-                text = f"has no `{argument}`, which objective {self.objective} needs; measure it with `weft {argument}`"
+                command = "gram --gradients" if self.objective == "kfac" else argument
+                text = f"has no `{argument}`, which objective {self.objective} needs; measure it with `weft {command}`"
                 raise of_model(lacking[0], text)
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from weft.kernels.element import ElementError
 
 GROUP = "weft.methods"
 """What a package calls the list of its methods in its `pyproject.toml`: `[project.entry-points."weft.methods"]`."""
+
+_COLOUR = re.compile(r"\x1b\[\d*m")
+"""What numba puts into its messages for terminals."""
 
 
 @cache
@@ -106,7 +110,7 @@ def _cause(error: BaseException, place: str) -> str:
     """An error in one line, and where it is; of one of numba's what follows the step in which it was found."""
     if isinstance(error, ElementError):
         return f"{error} ({error.place})"
-    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines()]
     text = next((line for line in lines if line and not line.startswith("Failed in ")), "")
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     known = isinstance(error, SyntaxError) and error.filename  # which it says itself

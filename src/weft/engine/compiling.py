@@ -18,7 +18,9 @@ from weft.kernels.element import place_of
 
 
 def compile_loops(work: Work) -> None:
-    """Compile what computes a tensor."""
+    """Compile what computes a tensor; what does so by another package's method was compiled when it was checked."""
+    if any(_foreign(work)):
+        return
     known: dict[str, Number] = numbers(work)
     for stage in work.program.stages:
         _compile_statistic(work, stage, known)
