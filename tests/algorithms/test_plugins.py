@@ -206,7 +206,7 @@ MISTAKES = {
         "        if w > 1.0:\n            break\n        total += w",
         "SyntaxError: a loop over models has no break, continue or else (weft_shrunk.py, line 22)",
     ),
-    "types": ("return base + total", "return base + tuned", "TypingError: No implementation of function"),
+    "types": ("return base + total", "return base + tuned", "found for signature: >>> add(float64, UniTuple("),
     "lambda": (
         "Program(shrunk,",
         "Program(lambda tuned: tuned[0],",
@@ -244,13 +244,25 @@ def test_a_mistake_is_told_before_the_merge_begins(kind: str, shrunk: Callable[.
         weft.plan({"method": "shrunk", "base": model, "models": [model]})
 
 
-def test_a_mistake_that_shows_while_it_merges(shrunk: Callable[..., ModuleType], tmp_path: Path) -> None:
-    shrunk(SHRUNK.replace("sqrt(total / count)", "sqrt(-1.0 - total)"))
-    model = {"w": np.ones(3)}
-    expected = r"'shrunk' of weft-shrunk 0.1 cannot be used: ValueError: math domain error \(weft_shrunk.py, line 15\)"
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("return sqrt(-1.0 - total)", r"ValueError: math domain error \(weft_shrunk.py, line 15\)"),
+        ("sqrt(total / count)", r"root_mean_square returns nothing \(weft_shrunk.py, line 13\)"),
+    ],
+)
+@pytest.mark.parametrize("tensors", [1, 300])
+@pytest.mark.parametrize("of_model", [True, False])
+def test_a_mistake_that_shows_while_it_merges(
+    written: str, expected: str, tensors: int, of_model: bool, shrunk: Callable[..., ModuleType], tmp_path: Path
+) -> None:
+    code = SHRUNK.replace("return sqrt(total / count)", written)
+    shrunk(code if of_model else code.replace(" whole_model=True,", ""))
+    model = {f"w{k}": np.ones(3) for k in range(tensors)}
+    expected = f"'shrunk' of weft-shrunk 0.1 cannot be used: {expected}"
     with pytest.raises(weft.InputError, match=expected) as error:
         weft.merge_to({"method": "shrunk", "base": model, "models": [model]}, tmp_path / "out")
-    assert isinstance(error.value.__cause__, ValueError)
+    assert isinstance(error.value.__cause__, (ValueError, TypeError))
     assert not (tmp_path / "out").exists()
 
 
@@ -262,6 +274,7 @@ def test_a_mistake_in_a_validator(shrunk: Callable[..., ModuleType]) -> None:
     shrunk(code)
     with pytest.raises(weft.InputError, match="AttributeError: 'Shrunk' object has no attribute 'weigth'"):
         weft.merge([{"w": np.ones(3)}], base={"w": np.ones(3)}, method="shrunk")
+    assert "shrunk" in CliRunner().invoke(app, ["methods"]).output
 
 
 def test_a_mistake_of_our_own_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from weft.algorithms.correction import Correction
 from weft.algorithms.method import Method, Tensors
+from weft.algorithms.plugins import blamed
 from weft.algorithms.sparsifier import Sparsifier
 from weft.errors import InputError
 
@@ -119,7 +120,7 @@ def files_needed(kind: type[Method]) -> tuple[str, ...]:
 
 def _takes(kind: type[Method], files: tuple[str, ...]) -> bool:
     """Whether these files are all that a method wants beside its defaults."""
-    with suppress(InputError):
+    with suppress(InputError), blamed(kind):
         kind.resolved(["a"], common=dict.fromkeys(files, "a.safetensors"))
         return True
     return False

@@ -95,7 +95,9 @@ def blame(kind: type[Step], error: Exception, place: str = "") -> InputError:
 
 
 def place_in(error: BaseException, module: str) -> str:
-    """The line of a module's package that an error came from; empty if none of its lines was run."""
+    """The line of a module's package that an error came from, or is about; empty if there is none."""
+    if isinstance(error, ElementError) and _belongs(error.module, module):
+        return error.place
     frames = [(f.f_globals.get("__name__", ""), f.f_code, n) for f, n in traceback.walk_tb(error.__traceback__)]
     lines = [f"{Path(code.co_filename).name}, line {line}" for name, code, line in frames if _belongs(name, module)]
     return lines[-1] if lines else ""
@@ -111,7 +113,8 @@ def _cause(error: BaseException, place: str) -> str:
     if isinstance(error, ElementError):
         return f"{error} ({error.place})"
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines()]
-    text = next((line for line in lines if line and not line.startswith("Failed in ")), "")
+    lines = [line for line in lines if line and not line.startswith("Failed in ")]
+    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     known = isinstance(error, SyntaxError) and error.filename  # which it says itself
     return f"{said} ({place})" if place and not known else said

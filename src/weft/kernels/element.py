@@ -47,7 +47,7 @@ def element(function: F) -> F:
 
 
 class ElementError(TypeError):
-    """A scalar function says what cannot be compiled.
+    """A scalar function says what cannot be compiled, or another function of a method gives what is no number.
 
     Args:
         text: what it is.
@@ -56,11 +56,13 @@ class ElementError(TypeError):
 
     Attributes:
         place: the file and the line.
+        module: that of the function.
     """
 
     def __init__(self, text: str, function: Scalar, line: int = 0) -> None:
         super().__init__(text)
         self.place = place_of(function, line)
+        self.module = function.__module__
 
 
 def place_of(function: object, line: int = 0) -> str:

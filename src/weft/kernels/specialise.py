@@ -105,8 +105,8 @@ def constants(function: Scalar) -> dict[str, float]:
 
 def _line_of(name: str, function: Scalar) -> int:
     """Where a function uses a name."""
-    nodes = ast.walk(_definition(function))
-    return next((node.lineno for node in nodes if isinstance(node, ast.Name) and node.id == name), 0)
+    parts = [node for node in ast.walk(_definition(function)) if isinstance(node, (ast.Name, ast.Attribute))]
+    return next((part.lineno for part in parts if name in (getattr(part, "id", ""), getattr(part, "attr", ""))), 0)
 
 
 def elementary_functions(function: Scalar) -> dict[str, str]:
