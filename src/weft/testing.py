@@ -137,10 +137,10 @@ class MethodTests:
         assert self.kind.name == self.method
         assert self.kind.laws, "its class declares no law: `laws = {}` promises nothing"
         text = inspect.getdoc(self.kind) or ""
-        assert ".. math::" in text, "its docstring has no formula"
+        assert ".. math::" in text, "its docstring has no formula: write it after `.. math::`"
         assert ":math:" not in text, "formulas inside a line cannot be read on a terminal"
-        assert "Source: " in text, "its docstring names no source"
-        assert "Example:" in text, "its docstring has no example"
+        assert "Source: " in text, "its docstring names no source: write a paragraph that begins with `Source: `"
+        assert "Example:" in text, "its docstring has no example: write `Example:`, and lines with `>>>` below"
 
     def test_the_example_runs(self) -> None:
         module = importlib.import_module(self.kind.__module__)

@@ -222,16 +222,24 @@ def test_files_by_the_names_of_modules_are_refused() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "problem"),
     [
-        ("regmean", {"gram": [{"w": np.eye(2)}, None]}, "method regmean: model 2 has no `gram`"),
-        ("mats", {"objective": "kfac"}, "method mats: model 1 has no `gram`, which objective kfac needs"),
-        ("mats", {"objective": "fisher"}, "method mats: model 1 has no `fisher`, which objective fisher needs"),
+        (
+            "regmean",
+            {"gram": [{"w": np.eye(2)}, None]},
+            "^method regmean: model 'b' has no `gram`\n  -> measure it with",
+        ),
+        (
+            "mats",
+            {"objective": "kfac"},
+            "^method mats: model 'a' has no `gram`, which .* kfac needs\n.*gram --gradients`$",
+        ),
+        ("mats", {"objective": "fisher"}, "^method mats: model 'a' has no `fisher`, which .* needs\n.* `weft fisher`$"),
         ("mats", {"objective": "identity", "start": "base"}, "method mats needs a base model"),
         ("mats", {"objective": "identity", "start": "mean"}, "should be average, base, or the path of a merge"),
     ],
 )
 def test_what_is_missing_is_told(method: str, options: dict[str, Any], problem: str) -> None:
     with pytest.raises(weft.InputError, match=problem):
-        weft.merge([{"w": np.ones((3, 2))}] * 2, method=method, **options)
+        weft.merge({name: {"w": np.ones((3, 2))} for name in "ab"}, method=method, **options)
 
 
 @pytest.mark.parametrize(

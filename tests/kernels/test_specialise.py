@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.kernels.element import element
+from weft.kernels.element import ElementError, element
 from weft.kernels.specialise import constants, dependencies, specialised
 
 HALF = 0.5
@@ -106,3 +106,62 @@ def assigns(tuned):
 def test_what_would_be_compiled_wrongly_is_refused(function) -> None:
     with pytest.raises(SyntaxError):
         specialised(function, 3)
+
+
+@element
+def halves(tuned):
+    total = tuned[0]
+    while total > 1.0:
+        total = 0.5 * total
+    return total
+
+
+@element
+def halves_inside(tuned):
+    total = 0.0
+    for theta in tuned:
+        if theta > 0.0:
+            while total > 1.0:
+                total -= 1.0
+    return total
+
+
+@element
+def collects(tuned):
+    return [theta for theta in tuned][0]  # noqa: C416, RUF015
+
+
+@element
+def generates(tuned):
+    return max(abs(theta) for theta in tuned)
+
+
+@pytest.mark.parametrize(
+    ("function", "line", "loop"),
+    [
+        (halves, 3, "while total > 1.0:"),
+        (halves_inside, 5, "while total > 1.0:"),
+        (collects, 2, "[theta for theta in tuned]"),
+        (generates, 2, "(abs(theta) for theta in tuned)"),
+    ],
+)
+def test_other_loops_than_over_models_are_refused(function, line: int, loop: str) -> None:
+    with pytest.raises(SyntaxError) as error:
+        specialised(function, 2)
+    assert (
+        error.value.msg
+        == f"`{loop}` is a loop that cannot be compiled: only `for` and `tuple(...)` over the models can"
+    )
+    assert error.value.filename == __file__
+    assert error.value.lineno == function.__code__.co_firstlineno + line
+
+
+def test_what_is_no_definition_is_refused() -> None:
+    with pytest.raises(ElementError, match="is not a function definition: write it with `def`"):
+        specialised(lambda tuned: tuned[0], 2)
+
+
+def test_a_refusal_says_where() -> None:
+    with pytest.raises(ElementError) as error:
+        constants(prints)
+    assert error.value.place == f"test_specialise.py, line {prints.__code__.co_firstlineno + 2}"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.algorithms.correction import Correction
 from weft.algorithms.method import Method, Step
-from weft.algorithms.program import Program
+from weft.algorithms.plugins import blamed
+from weft.algorithms.program import Change, Program
 from weft.algorithms.sparsifier import Sparsifier
+from weft.algorithms.whole import Whole
 from weft.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,20 @@ class Chain:
 
     def program(self) -> Program:
         """What the engine shall run."""
-        program = self.method.program()
-        program = replace(program, change=self.before.change()) if self.before else program
-        return replace(program, after=self.after.correction()) if self.after else program
+        program = _told(self.method, self.method.program, Program)
+        if self.before:
+            program = replace(program, change=_told(self.before, self.before.change, Change))
+        return replace(program, after=_told(self.after, self.after.correction, Whole)) if self.after else program
 
     def ignoring(self, models: Sequence[int]) -> Chain:
         """The same for a tensor that some models lack; their task vectors are zero already."""
         return replace(self, method=self.method.ignoring(models))
+
+
+def _told(step: Step, ask: Callable[[], T], kind: type[T]) -> T:
+    """What a step says that it does."""
+    with blamed(type(step)):
+        told = ask()
+        if not isinstance(told, kind):
+            raise TypeError(f"{ask.__name__}() gives {type(told).__name__}, not a {kind.__name__}")
+        return told

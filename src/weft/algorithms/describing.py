@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from weft.algorithms.correction import Correction
 from weft.algorithms.method import Method, Tensors
+from weft.algorithms.plugins import blamed
 from weft.algorithms.sparsifier import Sparsifier
 from weft.errors import InputError
 
@@ -50,9 +51,9 @@ def needs(kind: type[Method]) -> str:
 
     Example:
         >>> from weft.algorithms.fisher import Fisher
-        >>> from weft.algorithms.nearswap import Nearswap
-        >>> needs(Fisher), needs(Nearswap)
-        ('can use files: fisher', 'base; exactly one model')
+        >>> from weft.algorithms.regmean import RegMean
+        >>> needs(Fisher), needs(RegMean)
+        ('can use files: fisher', 'a file for each model: gram')
     """
     return "; ".join(_needed(kind))
 
@@ -63,8 +64,11 @@ def _needed(kind: type[Method]) -> Iterator[str]:
     if kind.models != Method.models:
         yield kind.counted()
     files = [field for field in kind.model_fields if takes_tensors(kind, field)]
-    if files:
-        yield f"can use files: {', '.join(files)}"
+    needed = files_needed(kind)
+    if needed:
+        yield f"a file for each model: {', '.join(needed)}"
+    if used := [field for field in files if field not in needed]:
+        yield f"can use files: {', '.join(used)}"
 
 
 def place(kind: type[Method]) -> str:
@@ -96,15 +100,30 @@ def together(kind: type[Method], files: Sequence[str]) -> tuple[str, ...]:
         >>> together(Apl, ["gradient", "importance"]), together(Mats, ["fisher", "gram"])
         (('gradient',), ('fisher', 'gram'))
     """
-
-    def taken(some: tuple[str, ...]) -> bool:
-        with suppress(InputError):
-            kind.resolved(["a"], common=dict.fromkeys(some, "a.safetensors"))
-            return True
-        return False
-
     ways = (some for count in range(len(files), 0, -1) for some in combinations(files, count))
-    return next(filter(taken, ways), ())
+    return next((some for some in ways if _takes(kind, some)), ())
+
+
+def files_needed(kind: type[Method]) -> tuple[str, ...]:
+    """The parameters that are a file for each model without which its defaults are refused; of two ways the earlier.
+
+    Example:
+        >>> from weft.algorithms.apl import Apl
+        >>> from weft.algorithms.mats import Mats
+        >>> files_needed(Apl), files_needed(Mats)
+        ((), ('gram',))
+    """
+    files = [field for field in kind.model_fields if takes_tensors(kind, field) and kind.is_per_model(field)]
+    ways = (some for count in range(len(files) + 1) for some in combinations(files, count))
+    return next((some for some in ways if _takes(kind, some)), ())
+
+
+def _takes(kind: type[Method], files: tuple[str, ...]) -> bool:
+    """Whether these files are all that a method wants beside its defaults."""
+    with suppress(InputError), blamed(kind):
+        kind.resolved(["a"], common=dict.fromkeys(files, "a.safetensors"))
+        return True
+    return False
 
 
 def allowed(kind: type[Method], field: str) -> str:
@@ -143,8 +162,17 @@ def _interval(schema: dict[str, Any], number: str) -> str:
 
 
 def readable(kind: type[Method]) -> str:
-    """The docstring without its example and markup, the formula as a terminal can show it."""
-    text = (inspect.getdoc(kind) or "").split("\n\nExample:")[0]
-    text = re.sub(r"\.\. math::.*?\n\n", lambda _: f"    {kind.formula}\n\n", text, count=1, flags=re.DOTALL)
-    text = re.sub(r"\.\. math::.*?\n\n", "", text, flags=re.DOTALL)  # the formula holds all of them
+    """The docstring without its example and markup, the class's formula in the place of its formulas.
+
+    What the docstring leaves out is there nevertheless: the formula after the first paragraph, the source at the end.
+    """
+    text = ((kind.__doc__ and inspect.getdoc(kind)) or kind.title).split("\n\nExample:")[0].strip()
+    if ".. math::" not in text:
+        first, _, rest = text.partition("\n\n")
+        text = f"{first}\n\n.. math::\n\n{rest}".strip()
+    if "Source: " not in text:
+        text = f"{text}\n\nSource: {kind.source}"
+    formula = re.compile(r"\.\. math::.*?(\n\n|\Z)", re.DOTALL)
+    text = formula.sub(lambda _: f"    {kind.formula}\n\n", text, count=1)
+    text = formula.sub("", text).strip()  # the class's formula holds all of them
     return re.sub(r"\*\*([^*]+)\*\*", r"\1", text)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 from pydantic import field_validator, model_validator
 
 from weft.algorithms.linear import weighted_average
-from weft.algorithms.method import Count, Fraction, Law, Method, NonNegative, PerModel, Tensors, parameter
+from weft.algorithms.method import Count, Fraction, Law, Method, NonNegative, PerModel, Tensors, of_model, parameter
 from weft.algorithms.program import Program
 from weft.algorithms.regmean import TRANSPOSED, gram_of_inputs, largest_inputs
 from weft.algorithms.whole import Beside, Shape, Whole, computing_with_torch, is_matrix, is_named
@@ -109,9 +109,11 @@ class Mats(Method):
         if not any(self.weight):
             raise ValueError("all weights are 0, so there is nothing to average; give one model a weight")
         for argument in self._measured():
-            lacking = [i + 1 for i, (w, f) in enumerate(zip(self.weight, getattr(self, argument))) if w and f is None]
+            lacking = [i for i, (w, f) in enumerate(zip(self.weight, getattr(self, argument))) if w and f is None]
             if lacking:
-                raise ValueError(f"model {lacking[0]} has no `{argument}`, which objective {self.objective} needs")
+                command = "gram --gradients" if self.objective == "kfac" else argument
+                text = f"has no `{argument}`, which objective {self.objective} needs; measure it with `weft {command}`"
+                raise of_model(lacking[0], text)
         return self
 
     def _measured(self) -> tuple[str, ...]:

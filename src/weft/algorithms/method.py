@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from weft.algorithms.program import Program
 from weft.algorithms.wording import worded
@@ -60,6 +61,16 @@ class Tensors:
 def parameter(default: Any, description: str) -> Any:
     """Declare a parameter of a method: its default for every model, and a sentence that says what it does."""
     return Field(default=default, description=description)
+
+
+def of_model(position: int, text: str) -> PydanticCustomError:
+    """What a method's validator raises about one of the models, which only the recipe knows by name.
+
+    Args:
+        position: which model it is, from 0.
+        text: what to say of it, as in "has no `gram`; measure it".
+    """
+    return PydanticCustomError("of_model", "model {number} {text}", {"number": position + 1, "text": text})
 
 
 class Law(Enum):
@@ -152,6 +163,8 @@ class Step(BaseModel):
     def _problem(cls, models: Sequence[str], item: Any, settled: Mapping[str, Any]) -> Problem:
         path, text = item["loc"], worded(item)
         if not path:
+            if item["type"] == "of_model":
+                text = f"model {models[item['ctx']['number'] - 1]!r} {item['ctx']['text']}"
             what, _, remedy = text.partition("; ")
             return Problem(f"method {cls.name}: {what}", remedy or f"see `weft methods {cls.name}`")
         value, of = item["input"], ""

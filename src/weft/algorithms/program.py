@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, Literal
 
 from weft.algorithms.whole import Beside, Whole
-from weft.kernels.element import Scalar
+from weft.kernels.element import ElementError, Scalar
 
 Number = float | tuple[float, ...]
 """One number, or one for each model."""
@@ -29,6 +29,13 @@ class Total:
 
     finish: Scalar
     by: str = ""
+
+    def finished(self, total: float, count: int, *by: float) -> float:
+        """The number, which arrays would take for NaN if it were None."""
+        number: float | None = self.finish(total, count, *by)
+        if number is None:
+            raise ElementError(f"{self.finish.__name__} returns nothing", self.finish)
+        return number
 
 
 @dataclass(frozen=True)

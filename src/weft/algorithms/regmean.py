@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, final
 from pydantic import model_validator
 
 from weft.algorithms.linear import weighted_average
-from weft.algorithms.method import Fraction, Law, Method, NonNegative, PerModel, Tensors, parameter
+from weft.algorithms.method import Fraction, Law, Method, NonNegative, PerModel, Tensors, of_model, parameter
 from weft.algorithms.program import Program
 from weft.algorithms.whole import Beside, Shape, Whole, computing_with_torch, is_matrix, is_named
 
@@ -87,9 +87,9 @@ class RegMean(Method):
     def _everybody_who_counts_has_a_gram(self) -> RegMean:
         if not any(self.weight):
             raise ValueError("all weights are 0, so there is nothing to average; give one model a weight")
-        lacking = [i + 1 for i, (w, g) in enumerate(zip(self.weight, self.gram)) if w and g is None]
+        lacking = [i for i, (w, g) in enumerate(zip(self.weight, self.gram)) if w and g is None]
         if lacking:
-            raise ValueError(f"model {lacking[0]} has no `gram`; measure it with `weft gram`")
+            raise of_model(lacking[0], "has no `gram`; measure it with `weft gram`")
         return self
 
     def program(self) -> Program:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from weft.algorithms.program import Derived, Gram, Statistic
-from weft.engine.binding import bind_map, bind_statistic
 from weft.engine.collector import collector_waits
+from weft.engine.compiling import blamed_methods, compile_loops
 from weft.engine.cost import bytes_to_move, bytes_to_move_for
 from weft.engine.joined import compute_joined
 from weft.engine.journal import Journal
@@ -19,12 +18,11 @@ from weft.engine.runner import Runner
 from weft.engine.scope import Scope
 from weft.engine.scopes import scopes
 from weft.engine.settings import Budget
-from weft.engine.settling import numbers, settle
+from weft.engine.settling import settle
 from weft.engine.watch import ConstantMasks, OnNonfinite, Watch
 from weft.engine.whole import Allowance, is_whole, one_thread_each
 from weft.engine.work import Copied, Work
 from weft.kernels.cache import kernels_cached
-from weft.kernels.dtypes import FLOAT64
 
 _LARGE = 64
 """Tiles of a tensor that is shared among the threads even if it stands alone."""
@@ -65,7 +63,9 @@ def execute(
     """
     journal = journal or Journal()
     if not kernels_cached():
-        _compile(plan.works, progress)
+        progress.phase("compiling, once for every kind of merge and number of models", 0)
+        for work in plan.works:
+            compile_loops(work)
     progress.phase("merging", bytes_to_move(plan))
     bench = Bench(Allowance(budget.whole), budget.device)
     run = _Execution(budget, Residency(budget.resident), sink, progress, on_nonfinite, journal, bench)
@@ -73,7 +73,7 @@ def execute(
     run.masks.extend(masks)
     apart = set(masks)
     works = [work for work in plan.works if work.spec.size and work not in apart]
-    with one_thread_each(works):
+    with one_thread_each(works), blamed_methods(works):
         run.all(works)
     run.copies(plan.copies)
     return journal.noticed()
@@ -187,21 +187,6 @@ class _Execution:
 def shares_statistics(work: Work) -> bool:
     """Whether the numbers that it needs are about other tensors too."""
     return bool(work.program.stages) and work.program.is_about_the_model
-
-
-def _compile(works: Sequence[Work], progress: Progress) -> None:
-    """Compile what the merge will run, so that a person knows why nothing else happens."""
-    progress.phase("compiling, once for every kind of merge and number of models", 0)
-    for work in works:
-        values = numbers(work)
-        for stage in work.program.stages:
-            statistic = stage.statistic
-            each = isinstance(statistic, Derived) or statistic.each or isinstance(statistic.fold, Gram)
-            if isinstance(statistic, Statistic):
-                compute = FLOAT64 if statistic.double else work.compute
-                bind_statistic(work, stage, work.program.all_functions, values, -1, compute, 0 if each else None)
-            values.setdefault(statistic.name, (0.0,) * work.models if each else 0.0)
-        bind_map(work, values, work.spec.dtype, -1)
 
 
 def _copied(mask: Work) -> Work | Copied:

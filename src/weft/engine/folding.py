@@ -30,7 +30,7 @@ def totals(sweep: Sweep, fold: Total) -> Found:
     _gather(sweep, sums, np.add, step)
     total = {slot: exact_sum(sums[work, slot] for work in sweep.scope.works) for slot in sweep.asked}
     return {
-        (work, slot): fold.finish(total[slot], sweep.scope.count, *sweep.parameter(work, slot, fold.by))
+        (work, slot): fold.finished(total[slot], sweep.scope.count, *sweep.parameter(work, slot, fold.by))
         for work in sweep.scope.works
         for slot in sweep.asked
     }

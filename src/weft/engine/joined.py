@@ -202,7 +202,7 @@ class _Recipe:
         if isinstance(statistic.fold, Rank):
             return list(_ranked(joint.parts(values), self._ranks(statistic.fold, slot, joint.sizes)))
         assert isinstance(statistic.fold, Total)
-        finish, more = statistic.fold.finish, self._parameter(statistic.fold.by, slot)
+        finish, more = statistic.fold.finished, self._parameter(statistic.fold.by, slot)
         totals = _totals(*sums_of_each(values, joint.stops))
         return [finish(total, size, *more) for total, size in zip(totals, joint.sizes, strict=True)]
 

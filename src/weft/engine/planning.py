@@ -10,6 +10,7 @@ from weft.algorithms.chain import Chain
 from weft.algorithms.program import BEFORE, Program, Taken
 from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.engine.collector import collector_waits
+from weft.engine.compiling import check_methods
 from weft.engine.fitting import Fitting, operand_of
 from weft.engine.inputs import Inputs
 from weft.engine.kinship import by_part, empty, strangers, unequal_experts, unequal_stacks
@@ -108,9 +109,12 @@ def make_plan(recipe: Recipe, inputs: Inputs) -> Plan:
 
     Raises:
         InputError: with every problem found: tensors that are missing, have another shape or format, or belong to
-            integer buffers that differ; statistics that do not fit; a base that a method lacks.
+            integer buffers that differ; statistics that do not fit; a base that a method lacks; mistakes in a method
+            that another package brings.
     """
-    return _Planner(recipe, inputs).plan()
+    plan = _Planner(recipe, inputs).plan()
+    check_methods(plan.works)
+    return plan
 
 
 class _Planner:

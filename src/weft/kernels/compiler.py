@@ -18,7 +18,7 @@ import numpy as np
 
 from weft.kernels.cache import digest, keep
 from weft.kernels.dtypes import FLOAT64, DType
-from weft.kernels.element import Scalar
+from weft.kernels.element import ElementError, Scalar
 from weft.kernels.native import Native
 from weft.kernels.specialise import constants, dependencies, elementary_functions, specialised
 
@@ -188,10 +188,13 @@ def _functions(loop: Loop) -> Iterator[str]:
     for function in wanted:
         for name, value in constants(function).items():
             if numbers.setdefault(name, value) != value:
-                raise TypeError(f"{loop.element.__name__}: two constants are called {name!r}; rename one")
+                raise ElementError(
+                    f"{loop.element.__name__}: two constants are called {name!r}; rename one", loop.element
+                )
     names = [function.__name__ for function in wanted]
     if len(set(names)) < len(names):
-        raise TypeError(f"{loop.element.__name__}: two of its functions have one name: {sorted(names)}; rename one")
+        text = f"{loop.element.__name__}: two of its functions have one name: {sorted(names)}; rename one"
+        raise ElementError(text, loop.element)
     yield from (f"{name} = real({value!r})" for name, value in numbers.items())
     yield from _exponentials(loop, wanted)
     for function in wanted:
@@ -281,7 +284,8 @@ def _of_model(loop: Loop, name: str, slot: int) -> str:
         return dict(loop.functions)[known].__name__
     if known in dict(loop.values):
         return f"{known}[{slot}]" if dict(loop.values)[known] else known
-    raise TypeError(f"{loop.change.__name__ if loop.change else ''} asks for {name!r}, which nothing provides")
+    assert loop.change is not None
+    raise ElementError(f"{loop.change.__name__} asks for {name!r}, which nothing provides", loop.change)
 
 
 def _drawn(slot: int) -> str:
@@ -299,7 +303,8 @@ def _read_one(loop: Loop, name: str, slot: int | None) -> str:
     """One element of what is given under a name: for one model if there is one for each."""
     found = [(k, given) for k, given in enumerate(loop.inputs) if given.name == name and given.model in (slot, None)]
     if not found:
-        raise TypeError(f"{loop.element.__name__}: nothing provides {name!r}, which is needed to change task vectors")
+        text = f"{loop.element.__name__}: nothing provides {name!r}, which is needed to change task vectors"
+        raise ElementError(text, loop.change or loop.element)
     return _read(loop, *found[0])
 
 
@@ -330,11 +335,11 @@ def _unpacked(loop: Loop) -> Iterator[str]:
 
 
 def _call(loop: Loop, function: Scalar) -> str:
-    arguments = ", ".join(_argument(loop, name) for name in inspect.signature(function).parameters)
+    arguments = ", ".join(_argument(loop, function, name) for name in inspect.signature(function).parameters)
     return f"{function.__name__}({arguments})"
 
 
-def _argument(loop: Loop, name: str) -> str:
+def _argument(loop: Loop, function: Scalar, name: str) -> str:
     if loop.change and name == "base":
         return "real(0.0)" if loop.relative else "base_"
     if loop.change and name == "tuned":
@@ -357,7 +362,7 @@ def _argument(loop: Loop, name: str) -> str:
         return dict(loop.functions)[known].__name__
     if known in dict(loop.values):
         return known
-    raise TypeError(f"{loop.element.__name__} asks for {name!r}, which nothing provides")
+    raise ElementError(f"{function.__name__} asks for {name!r}, which nothing provides", function)
 
 
 def _read(loop: Loop, k: int, given: Input) -> str:

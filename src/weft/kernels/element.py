@@ -8,7 +8,7 @@ Its laws:
   the method's own parameters, the results of its statistics, its auxiliary inputs.
 * The only thing to iterate over is the models: `for x in tuned`, `for x, w in zip(tuned, weight)`,
   `for i in range(len(tuned))`, `tuple(x - base for x in tuned)`. These loops are written out at compile time, so
-  they have no `break` or `continue`.
+  they have no `break` or `continue`. There is no other loop: no `while`, and no comprehension but that `tuple`.
 * Numbers are written as floats (`0.0`, not `0`); they take the precision of the merge.
 * It may call `exp` and `tanh` of `weft.kernels.elementary`, which give the same bits everywhere.
 * It may call other functions marked `@element`, and may receive such functions as arguments (how `ties` receives
@@ -18,6 +18,7 @@ Its laws:
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 Scalar = Callable[..., Any]
@@ -43,6 +44,31 @@ def element(function: F) -> F:
     """
     setattr(function, _MARK, True)
     return function
+
+
+class ElementError(TypeError):
+    """A scalar function says what cannot be compiled, or another function of a method gives what is no number.
+
+    Args:
+        text: what it is.
+        function: the function.
+        line: in its file; without it, where the function begins.
+
+    Attributes:
+        place: the file and the line.
+        module: that of the function.
+    """
+
+    def __init__(self, text: str, function: Scalar, line: int = 0) -> None:
+        super().__init__(text)
+        self.place = place_of(function, line)
+        self.module = function.__module__
+
+
+def place_of(function: object, line: int = 0) -> str:
+    """The file and the line of a function, for messages; empty for what is no function written in Python."""
+    code = getattr(function, "__code__", None)
+    return f"{Path(code.co_filename).name}, line {line or code.co_firstlineno}" if code else ""
 
 
 def is_element(value: object) -> bool:

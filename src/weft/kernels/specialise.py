@@ -16,9 +16,12 @@ from types import CodeType
 from typing import Any
 
 from weft.kernels import elementary
-from weft.kernels.element import Scalar, is_element
+from weft.kernels.element import ElementError, Scalar, is_element
 
 _ALLOWED_BUILTINS = frozenset({"abs", "min", "max", "len", "range", "zip", "enumerate", "tuple", "float"})
+
+_LOOPS = (ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+"""Loops that may run any number of times, or take memory."""
 
 
 def specialised(function: Scalar, models: int) -> str:
@@ -33,7 +36,9 @@ def specialised(function: Scalar, models: int) -> str:
         written `real(literal)`.
 
     Raises:
-        SyntaxError: if a loop over models contains `break`, `continue` or `else`.
+        SyntaxError: with file and line, if there is another loop than over the models, or one of those contains
+            `break`, `continue` or `else`.
+        ElementError: if this is no function that was written with `def`.
 
     Example:
         >>> from weft.kernels.element import element
@@ -41,12 +46,34 @@ def specialised(function: Scalar, models: int) -> str:
         >>> "for " in specialised(weighted_average, models=2)
         False
     """
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    definition = tree.body[0]
-    if not isinstance(definition, ast.FunctionDef):
-        raise TypeError(f"{function!r} is not a function definition")
+    definition = _definition(function)
     _strip(definition)
-    return ast.unparse(ast.fix_missing_locations(_Unroll(models).visit(definition)))
+    try:
+        return ast.unparse(ast.fix_missing_locations(_Unroll(models).visit(definition)))
+    except SyntaxError as error:
+        error.filename = function.__code__.co_filename
+        raise
+
+
+def _definition(function: Scalar) -> ast.FunctionDef:
+    """What was written, every part with its line in the file."""
+    try:
+        text = textwrap.dedent(inspect.getsource(function))
+        definition = ast.parse(text).body[0]
+    except (OSError, SyntaxError):  # typed into an interpreter, or a lambda in the middle of something
+        raise ElementError(
+            f"the source of {function.__qualname__} cannot be read: write it in a file", function
+        ) from None
+    if not isinstance(definition, ast.FunctionDef):
+        raise ElementError(f"{function.__qualname__} is not a function definition: write it with `def`", function)
+    ast.increment_lineno(definition, function.__code__.co_firstlineno - 1)
+    return definition
+
+
+def _refusal(text: str, node: ast.expr | ast.stmt) -> SyntaxError:
+    error = SyntaxError(text)
+    error.lineno = node.lineno
+    return error
 
 
 def dependencies(function: Scalar) -> list[Scalar]:
@@ -67,12 +94,19 @@ def constants(function: Scalar) -> dict[str, float]:
     known = {*numbers, *elementary_functions(function), *_ALLOWED_BUILTINS}
     strangers = [n for n in names if n not in known and not is_element(values[n])]
     if strangers:
-        raise TypeError(
+        text = (
             f"{function.__qualname__} uses {strangers[0]!r}, which cannot be compiled: "
             f"use numbers, functions marked @element, {' and '.join(elementary.FUNCTIONS.values())} of "
-            f"{elementary.__name__}, and {', '.join(sorted(_ALLOWED_BUILTINS))}"
+            f"weft.authoring, and {', '.join(sorted(_ALLOWED_BUILTINS))}"
         )
+        raise ElementError(text, function, _line_of(strangers[0], function))
     return numbers
+
+
+def _line_of(name: str, function: Scalar) -> int:
+    """Where a function uses a name."""
+    parts = [node for node in ast.walk(_definition(function)) if isinstance(node, (ast.Name, ast.Attribute))]
+    return next((part.lineno for part in parts if name in (getattr(part, "id", ""), getattr(part, "attr", ""))), 0)
 
 
 def elementary_functions(function: Scalar) -> dict[str, str]:
@@ -108,13 +142,20 @@ class _Unroll(ast.NodeTransformer):
     def visit_For(self, node: ast.For) -> ast.For | list[ast.stmt]:
         """A loop over models becomes one copy of its body per model."""
         if node.orelse or any(isinstance(n, (ast.Break, ast.Continue)) for n in ast.walk(node)):
-            raise SyntaxError(f"line {node.lineno}: a loop over models has no break, continue or else")
+            raise _refusal("a loop over models has no break, continue or else", node)
         unrolled: list[ast.stmt] = []
         for names in self._iterations(node.target, node.iter):
             for statement in node.body:
                 result = self.visit(_Substitute(names).visit(copy.deepcopy(statement)))
                 unrolled.extend(result if isinstance(result, list) else [result])
         return unrolled
+
+    def visit(self, node: ast.AST) -> Any:
+        """Refuse every other loop."""
+        if isinstance(node, _LOOPS):
+            what = f"`{ast.unparse(node).splitlines()[0]}` is a loop that cannot be compiled"
+            raise _refusal(f"{what}: only `for` and `tuple(...)` over the models can", node)
+        return super().visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         """`tuple(... for x in models)` becomes a tuple display, `len(models)` a number."""
@@ -132,7 +173,7 @@ class _Unroll(ast.NodeTransformer):
     def _tuple(self, generator: ast.GeneratorExp) -> ast.Tuple:
         (loop,) = generator.generators
         if loop.ifs:
-            raise SyntaxError(f"line {generator.lineno}: a tuple over models has no condition")
+            raise _refusal("a tuple over models has no condition", generator)
         every = self._iterations(loop.target, loop.iter)
         return ast.Tuple([self.visit(_Substitute(n).visit(copy.deepcopy(generator.elt))) for n in every], ast.Load())
 
@@ -146,7 +187,7 @@ def _bindings(target: ast.expr, iterable: ast.expr, k: int) -> Iterator[tuple[st
     called = iterable.func.id if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) else ""
     if called in ("zip", "enumerate") and isinstance(target, ast.Tuple) and isinstance(iterable, ast.Call):
         if iterable.keywords or (called == "enumerate" and len(iterable.args) != 1):
-            raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}")
+            raise _refusal(f"cannot write out a loop over {ast.unparse(iterable)}", iterable)
         sources: list[ast.expr] = list(iterable.args)
         if called == "enumerate":
             yield from _bindings(target.elts[0], ast.parse("range(len(models))", mode="eval").body, k)
@@ -159,9 +200,9 @@ def _bindings(target: ast.expr, iterable: ast.expr, k: int) -> Iterator[tuple[st
         elif isinstance(iterable, ast.Name):
             yield target.id, ast.Subscript(copy.deepcopy(iterable), ast.Constant(k), ast.Load())
         else:
-            raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}: iterate over the models")
+            raise _refusal(f"cannot write out a loop over {ast.unparse(iterable)}: iterate over the models", iterable)
     else:
-        raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}")
+        raise _refusal(f"cannot write out a loop over {ast.unparse(iterable)}", iterable)
 
 
 def _check_range(iterable: ast.expr) -> None:
@@ -172,7 +213,7 @@ def _check_range(iterable: ast.expr) -> None:
         and isinstance(iterable.args[0], ast.Call)
         and ast.unparse(iterable.args[0].func) == "len"
     ):
-        raise SyntaxError(f"cannot write out a loop over {ast.unparse(iterable)}: write range(len(models))")
+        raise _refusal(f"cannot write out a loop over {ast.unparse(iterable)}: write range(len(models))", iterable)
 
 
 class _Substitute(ast.NodeTransformer):
@@ -182,7 +223,7 @@ class _Substitute(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         """A loop variable becomes what it stands for."""
         if node.id in self.names and not isinstance(node.ctx, ast.Load):
-            raise SyntaxError(f"line {node.lineno}: the loop variable {node.id!r} is assigned to")
+            raise _refusal(f"the loop variable {node.id!r} is assigned to", node)
         return copy.deepcopy(self.names.get(node.id, node))
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from weft.algorithms.chain import Chain
 from weft.algorithms.correction import Correction
+from weft.algorithms.plugins import blamed
 from weft.algorithms.registry import correction, method, sparsifier
 from weft.algorithms.sparsifier import Sparsifier
 from weft.checkpoints.patterns import Expression
@@ -116,7 +117,8 @@ class Resolver:
         kind = method(name)
         kind.check_count(self._names)
         known = [{k: v for k, v in own.items() if k in kind.model_fields} for own in self._own]
-        settled = kind.resolved(self._names, parameters, known, self._recipe.parameters)
+        with blamed(kind):
+            settled = kind.resolved(self._names, parameters, known, self._recipe.parameters)
         first = self._chained("before", sparsifier(before["method"]), before) if before else None
         last = self._chained("after", correction(after["method"]), after) if after else None
         return Merge(Chain(settled, first, last), rule)
@@ -128,7 +130,8 @@ class Resolver:
         problems = [_unknown(p, known, place, [kind.name]) for p in parameters if p not in known]
         if problems:
             raise InputError(problems)
-        return kind.resolved(self._names, parameters)
+        with blamed(kind):
+            return kind.resolved(self._names, parameters)
 
 
 def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
