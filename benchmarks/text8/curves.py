@@ -20,7 +20,7 @@ STEPS: Mapping[str, Mapping[str, Any]] = {
     "without disjoint mean": {"combine": "plain_mean"},
     "trimming alone": {"elect": "none", "combine": "plain_mean"},
 }
-PLAIN = ("linear", "task_arithmetic")
+COMPARED = ("linear", "task_arithmetic", "ties", "fisher", "regmean")
 """What every other method is compared with."""
 LINES = 10
 """Methods in one picture, at most."""
@@ -28,9 +28,9 @@ MODELS, ABLATION = "Number of merged models", "What TIES owes to its steps"
 
 
 def all_of(bench: Bench, found: Results) -> list[Curve]:
-    """Every curve of the page: of the plainest methods, and of those that are the best when they are tuned."""
+    """Every curve of the page: of the methods that all papers compare with, and of those that are best when tuned."""
     rows = [row for row in found.rows if row.facts.get("variant") == "tuned"]
-    rows.sort(key=lambda row: (row.facts["method"] not in PLAIN, -(found.mean_share(row) or 0.0)))
+    rows.sort(key=lambda row: (row.facts["method"] not in COMPARED, -(found.mean_share(row) or 0.0)))
     tuned = {str(row.facts["method"]): dict(row.facts["settings"]) for row in rows}
     return [
         by_number(bench, dict(list(tuned.items())[:LINES])),

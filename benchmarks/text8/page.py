@@ -131,7 +131,7 @@ def _apart(row: Row) -> str:
 def _of_fewer(row: Row, results: Results) -> str:
     """Of which seeds a row is, if not of all."""
     own = row.facts["seeds"]
-    return "" if own == results.facts["seeds"] else f" (seed {', '.join(map(str, own))})"
+    return "" if own == results.facts["seeds"] else f" ({_told_seeds(own)})"
 
 
 def tuned(results: Results) -> Iterator[str]:
