@@ -99,19 +99,20 @@ def evaluate(
 def _asked(models: list[str], tasks: list[Path], harness: list[str], options: dict[str, Any], quiet: bool) -> Results:
     from weft.cli.reporting import Counted
     from weft.errors import InputError
-    from weft.evaluation.evaluating import evaluate
+    from weft.evaluation.evaluating import check_models, evaluate
+    from weft.evaluation.harness import Harness, with_harness
 
     if not tasks and not harness:
         raise InputError("no task is named", "add --tasks FILE.yaml, or a folder of such files")
+    check_models(models)
     with Counted(quiet) as progress:
+        asked = Harness(harness) if harness else None
         found = evaluate(models, tasks, progress=progress, **options) if tasks else None
-        if not harness:
+        if asked is None:
             assert found is not None
             return found
-        from weft.evaluation.harness import with_harness
-
         kept = {name: options[name] for name in ("limit", "batch", "device", "dtype")}
-        return with_harness(found, models, harness, progress=progress, **kept)
+        return with_harness(found, models, asked, progress=progress, **kept)
 
 
 def _print(results: Results) -> None:

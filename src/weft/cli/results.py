@@ -44,8 +44,8 @@ def print_known(results: Results, remedy: str = "") -> None:
 
     known, count = results.known()
     if known:
-        which = "All" if known == count else f"{known} of {count}"
-        console().print(f"[dim]{which} scores were known from an earlier run{remedy}.[/]", highlight=False)
+        text = f"{known} of {count} scores were known from an earlier run{remedy}."
+        console().print(f"[dim]{text}[/]", highlight=False)
 
 
 def end(results: Results, as_json: bool) -> None:

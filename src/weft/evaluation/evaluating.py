@@ -85,6 +85,20 @@ def evaluate(
     return made.table(folders, ensemble)
 
 
+def check_models(models: Sequence[PathLike] | Mapping[str, PathLike]) -> None:
+    """See that models are named once, and that folders may hold models; none is loaded or fetched.
+
+    Raises:
+        InputError: with every problem.
+    """
+    problems = Gathering()
+    with problems:
+        _check_once(models)
+    for path in _here(models):
+        _is_usable(path, problems)
+    problems.tell()
+
+
 def _check_once(models: Sequence[PathLike] | Mapping[str, PathLike]) -> None:
     """Rows are told apart by their models."""
     given = [] if isinstance(models, Mapping) else [os.path.abspath(expanded(model)) for model in models]
