@@ -99,6 +99,16 @@ def check_models(models: Sequence[PathLike] | Mapping[str, PathLike]) -> None:
     problems.tell()
 
 
+def check_tasks(tasks: Sequence[Task], models: Sequence[Path], split: str) -> None:
+    """See that tasks' data, labels and heads fit together and fit models, of which none is loaded.
+
+    Raises:
+        InputError: with every problem.
+    """
+    settings = _Settings(split, None, None, None, None, Device(), Cache(None))
+    _Evaluation(tuple(tasks), settings, Progress()).check(models, ensemble=False)
+
+
 def _check_once(models: Sequence[PathLike] | Mapping[str, PathLike]) -> None:
     """Rows are told apart by their models."""
     given = [] if isinstance(models, Mapping) else [os.path.abspath(expanded(model)) for model in models]

@@ -18,7 +18,7 @@ from weft.engine.progress import Progress
 from weft.errors import Gathering, InputError, labelled, nearest
 from weft.evaluation.activations import fold_vectors, layer_of
 from weft.evaluation.caching import cache_folder, hash_of, hash_of_files, hash_of_model
-from weft.evaluation.evaluating import PathLike, evaluate
+from weft.evaluation.evaluating import PathLike, check_tasks, evaluate
 from weft.evaluation.metrics import METRICS, fitting
 from weft.evaluation.models import Device, open_model
 from weft.evaluation.predicting import NotFiniteError
@@ -179,6 +179,7 @@ class _Run:
         for task in self.tasks:
             self.progress.phase(f"preparing {task.name}", 0)
             found[task.name] = tuple(self._headed(task, asked) for asked in prepared(task, how))
+        check_tasks([one for asked in found.values() for one in asked], [self.located.base], self.protocol.split)
         self.asked = found
 
     def _headed(self, task: ProtocolTask, asked: Task) -> Task:
