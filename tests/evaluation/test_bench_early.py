@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,20 @@ def test_names_of_classes_go_into_the_task_s_file(place: Path, monkeypatch: pyte
 
 
 def test_experts_with_other_names_of_tensors_are_renamed(place: Path) -> None:
-    plain = run(place, experts=False).rows[1]
-    for name in TASKS:
-        file = place / "models" / name / "model.safetensors"
-        save_file({f"module.{n}": v for n, v in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(InputError):
-        run(place, experts=False)
-    protocol(place, rename={"module.": ""})
-    renamed = run(place, experts=False, tasks=list(TASKS)).rows[1]
-    ours, theirs = (load_file(Path(row.path) / "model.safetensors") for row in (plain, renamed))
-    assert ours.keys() == theirs.keys()
-    assert all(bool((ours[n] == theirs[n]).all()) for n in ours)
+    """The base as the encoder alone, the experts as models around it."""
+    base = place / "models/base"
+    held = load_file(base / "model.safetensors")
+    bare = {name.removeprefix("roberta."): value for name, value in held.items() if name.startswith("roberta.")}
+    save_file(bare, base / "model.safetensors", {"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "architectures": ["RobertaModel"]}))
+    with pytest.raises(InputError, match="share no tensor name"):
+        run(place)
+    rules = [{"match": "classifier.*", "use": "drop"}]
+    protocol(place, rules=rules, rename={"roberta.": ""})
+    merged = load_file(Path(run(place, experts=False).rows[1].path) / "model.safetensors")
+    experts = [load_file(place / "models" / name / "model.safetensors") for name in TASKS]
+    assert merged.keys() == bare.keys()
+    for name, value in merged.items():
+        mean = sum(expert[f"roberta.{name}"].double() for expert in experts) / 2
+        assert (value.double() - mean).abs().max() < 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.evaluation.models import bert, jsonl, labelled, linear_head, task
 from weft.cli.app import app
 from weft.engine.progress import Progress
 from weft.errors import InputError
-from weft.evaluation import evaluating
+from weft.evaluation import evaluating, harness
 from weft.evaluation.evaluating import evaluate
 from weft.evaluation.loading import make_task
 from weft.evaluation.results import load_results
@@ -271,3 +272,47 @@ def test_the_table_says_how_many_scores_were_known(made: Path) -> None:
         "2 of 4 scores were known from an earlier run; --no-cache computes them anew."
     )
     assert "were known" not in typed(made / "merged", *asked, "--no-cache").stdout
+
+
+# Other people's harness
+
+
+@pytest.mark.parametrize("answers", [None, False])
+def test_a_hub_that_gives_no_answer_is_told_in_seconds(answers: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, or taken and never answered."""
+    hub, datasets = pytest.importorskip("huggingface_hub"), pytest.importorskip("datasets")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        if answers is not None:
+            taken.listen()
+        monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(harness, "_PATIENCE", 0.5)
+        hub.close_session() if hasattr(hub, "close_session") else None
+        with pytest.raises(InputError, match=r"--lm-eval arc_easy: http://127.0.0.1:\d+ cannot be reached: ") as caught:
+            harness.check_reachable(["arc_easy"])
+        assert "set HF_HUB_OFFLINE=1 if the data are in the cache" in str(caught.value)
+        harness.check_reachable([])
+        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+        harness.check_reachable(["arc_easy"])
+
+
+def test_a_hub_that_refuses_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.hub_server import HubServer
+
+    hub, datasets = pytest.importorskip("huggingface_hub"), pytest.importorskip("datasets")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    with HubServer().running() as server:
+        monkeypatch.setattr(hub.constants, "ENDPOINT", server.url)
+        harness.check_reachable(["arc_easy"])
+
+
+def test_models_are_looked_at_before_the_harness_reads_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "Harness", never)
+    done = typed(tmp_path / "none", "--lm-eval", "arc_easy")
+    assert done.exit_code == 2
+    assert f"{tmp_path}/none: no such folder" in done.output
