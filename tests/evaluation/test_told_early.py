@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,19 @@ def test_a_hub_that_gives_no_answer_is_told_in_seconds(answers: bool | None, mon
         harness.check_reachable([])
         monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
         harness.check_reachable(["arc_easy"])
+
+
+def test_no_network_is_told_in_a_process_of_its_own() -> None:
+    """Where nobody has imported the parts of huggingface_hub yet."""
+    if find_spec("lm_eval") is None:
+        pytest.skip("needs lm_eval")
+    code = (
+        "from weft.errors import InputError\nfrom weft.evaluation.harness import Harness\n"
+        "try: Harness(['arc_easy'])\nexcept InputError as error: print(error)"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.startswith("--lm-eval arc_easy: http://127.0.0.1:9 cannot be reached: ")
 
 
 def test_a_hub_that_refuses_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,23 +162,25 @@ def check_reachable(tasks: Sequence[str]) -> None:
     Raises:
         InputError: if there is no answer within seconds.
     """
-    hub = import_module("huggingface_hub")
-    if not tasks or hub.constants.HF_HUB_OFFLINE or import_module("datasets").config.HF_HUB_OFFLINE:
+    hub, constants = import_module("huggingface_hub"), import_module("huggingface_hub.constants")
+    if not tasks or constants.HF_HUB_OFFLINE or import_module("datasets").config.HF_HUB_OFFLINE:
         return
     failures: list[str] = [f"no answer in {_PATIENCE:.0f} s"]
-    asking = Thread(target=_ask, args=(hub, failures), daemon=True)  # a name server may not keep to a time limit
+    asking = Thread(
+        target=_ask, args=(hub, constants.ENDPOINT, failures), daemon=True
+    )  # a name server may not keep to a time limit
     asking.start()
     asking.join(_PATIENCE)
     if failures:
-        what = f"--lm-eval {', '.join(tasks)}: {hub.constants.ENDPOINT} cannot be reached: {failures[-1]}"
+        what = f"--lm-eval {', '.join(tasks)}: {constants.ENDPOINT} cannot be reached: {failures[-1]}"
         remedy = "check the network, HTTPS_PROXY and HF_ENDPOINT; set HF_HUB_OFFLINE=1 if the data are in the cache"
         raise InputError(what, remedy)
 
 
-def _ask(hub: Any, failures: list[str]) -> None:
+def _ask(hub: Any, address: str, failures: list[str]) -> None:
     """Whatever is answered, somebody is there."""
     try:
-        hub.get_session().head(hub.constants.ENDPOINT, timeout=_PATIENCE)
+        hub.get_session().head(address, timeout=_PATIENCE)
     except Exception as error:  # of whichever HTTP client the library has
         failures.append(f"{type(error).__name__}: {error}")
     else:
