@@ -125,6 +125,16 @@ def test_rules_copy_and_drop_before_shapes_are_compared() -> None:
     assert list(weft.merge(models, rules=[{"match": "head", "use": "drop"}])) == ["w"]
 
 
+def test_another_layer_s_tensor_is_no_spelling_of_what_is_not_there() -> None:
+    models = {"a": {"layers.0.q": W, "layers.1.q": V}, "b": {"layers.0.q": W}}
+    rule = {"match": "layers.1.*", "use": "b"}
+    with pytest.raises(weft.InputError, match=r"does not have it\n  -> change the rule, .*: `use: a` or `use: drop`"):
+        weft.merge(models, rules=[rule])
+    models["b"]["layer.1.q"] = V
+    with pytest.raises(weft.InputError, match=r"does not have it\n  -> did you mean 'layer\.1\.q'"):
+        weft.merge(models, rules=[rule])
+
+
 def test_a_rule_that_copies_what_is_not_there() -> None:
     models = {"a": {"w": W, "head": V}, "b": {"w": W}}
     with pytest.raises(weft.InputError, match="a rule says use: b, but model 'b' does not have it"):

@@ -58,7 +58,8 @@ def test_its_tasks_stand_beside_ours(place: Path) -> None:
     assert both.mean(both.rows[0]) is not None
 
 
-def test_tasks_that_it_does_not_know(place: Path) -> None:
+def test_tasks_that_it_does_not_know(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for task, told in (("weft_locla", "knows no such task"), (f"{place}/none.yaml", "no such file")):
         with pytest.raises(InputError, match=told):
             with_harness(None, [place / "m"], [task], device="cpu")

@@ -91,6 +91,23 @@ def test_files_that_are_no_task_are_told(tmp_path: Path) -> None:
         load_task(tmp_path / "latin.yaml")
 
 
+def test_a_task_s_slip_of_syntax_is_told_as_a_recipe_s_is(tmp_path: Path) -> None:
+    from weft.evaluation.protocols.catalogue import load_protocol
+    from weft.recipes.loading import load_recipe
+
+    file = tmp_path / "x.yaml"
+    (tmp_path / "y.yaml").mkdir()
+    for load, kind in ((load_task, "task"), (load_recipe, "recipe"), (load_protocol, "protocol")):
+        file.write_text("kind: [a\nb: 1\n")
+        with pytest.raises(InputError, match=r"x\.yaml: not valid YAML: line 2, column 2: expected ',' or '\]'"):
+            load(str(file))
+        file.write_bytes(b"kind: \xe9")
+        with pytest.raises(InputError, match="not text in UTF-8: byte 6 is 0xe9\n  -> save it as UTF-8"):
+            load(str(file))
+        with pytest.raises(InputError, match=f"Is a directory\n  -> name the {kind}'s file in it"):
+            load(str(tmp_path / "y.yaml"))
+
+
 def test_every_kind_names_its_parts() -> None:
     for name, schema in KINDS.items():
         assert schema.model_validate({"name": "x", "kind": name, "data": {"hub": "a/b"}}).usual

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weft.cli import asking
+from weft.cli.results import NOT_FINITE, check_output, end, print_json, print_known
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,6 +55,7 @@ def bench(
         Path | None,
         typer.Option("--output", "-o", help="A JSON file for the results; see `weft report`.", show_default=False),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let -o replace a file that is no results.")] = False,
     batch: Annotated[int, typer.Option(help="Examples at a time.", min=1)] = 32,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: the fastest]", show_default=False)
@@ -69,7 +71,7 @@ def bench(
 
     Checkpoints and data come from the Hugging Face Hub, or from copies of your own. What is done is kept for the next
     run. `docs/protocols.md` says what each protocol does and where it comes from.
-    Exit codes: 0 done, 1 a merge failed, 2 something is missing or does not fit.
+    Exit codes: 0 done, 1 a merge failed, or a model's scores are not finite, 2 something is missing or does not fit.
 
     **Examples**
 
@@ -86,6 +88,8 @@ def bench(
         from weft.evaluation.protocols.catalogue import load_protocol
         from weft.evaluation.protocols.running import bench as run
 
+        places = (Path(protocol), *(recipe or []), *(place for place in (models, data) if place is not None))
+        check_output(output, places, overwrite)
         known = load_protocol(protocol)
         methods = _methods(known, method, parameter or [], {"before": before, "after": after}, recipe or [])
         options: dict[str, Any] = {"tasks": task or [], "examples": examples, "models": models, "data": data}
@@ -95,9 +99,11 @@ def bench(
         if output is not None:
             results.save(output)
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         _print(results)
+        print_known(results)
+    end(results, as_json)
 
 
 def _methods(
@@ -117,22 +123,16 @@ def _methods(
 
 
 def _from_recipe(file: Path) -> Method:
-    import yaml
     from pydantic import ValidationError
 
     from weft.algorithms.wording import worded
     from weft.errors import InputError, listed
     from weft.evaluation.protocols.schema import Method
-    from weft.recipes.strict_yaml import LONGEST, parsed_yaml
+    from weft.recipes.strict_yaml import read_map
 
     remedy = "it may hold `method`, `parameters`, `before` and `after`; models, base and rules are the protocol's"
-    try:
-        parsed = parsed_yaml(file.read_bytes()[: LONGEST + 1])
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}", "check the path") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}", "mend the syntax there") from None
-    if not isinstance(parsed, dict) or not isinstance(parsed.get("method"), str):
+    parsed = read_map(file, "recipe", "`method` and its `parameters`", remedy)
+    if not isinstance(parsed.get("method"), str):
         raise InputError(f"{file}: names no method", remedy)
     odd = [key for key in parsed if key not in ("method", "parameters", "before", "after")]
     if odd:
@@ -172,12 +172,6 @@ def _table(*names: str) -> Table:
     return table
 
 
-def _print_json(results: Results) -> None:
-    import json
-
-    typer.echo(json.dumps({"ok": True, **results.as_json()}, indent=2))
-
-
 def _print(results: Results) -> None:
     """Ours, then theirs, in percent."""
     from weft.cli.reporting import console, literal
@@ -185,7 +179,7 @@ def _print(results: Results) -> None:
     names = [literal(task.name) for task in results.tasks]
     table = _table("in percent", *names, "mean", "of experts", "checkpoints", "source")
     for row in results.rows:
-        cells = [_percent(row.scores[task.name].score * 100) for task in results.tasks]
+        cells = [_cell(row, task.name) for task in results.tasks]
         means = [_percent(None if m is None else m * 100) for m in (results.mean(row), results.mean_share(row))]
         table.add_row(literal(row.name), *cells, *means, literal(str(results.facts["checkpoints"])), _ours(row))
     for told in results.facts["published"]:
@@ -194,6 +188,10 @@ def _print(results: Results) -> None:
     out.width = out.width if out.is_terminal else 120 + 14 * len(results.tasks)
     out.print(table, highlight=False)
     _print_doubts(results)
+
+
+def _cell(row: Row, task: str) -> str:
+    return _percent(row.scores[task].score * 100) if task in row.scores else NOT_FINITE
 
 
 def _ours(row: Row) -> str:

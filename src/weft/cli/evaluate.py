@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weft.cli import asking
+from weft.cli.results import NOT_FINITE, check_output, end, print_json, print_known
 
 if TYPE_CHECKING:
     from weft.evaluation.results import Results, Row
@@ -62,13 +63,14 @@ def evaluate(
             "--lm-eval", metavar="TASK", help="Also a task of lm-evaluation-harness; repeatable.", show_default=False
         ),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let -o replace a file that is no results.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the table, warnings and errors.")] = False,
     as_json: asking.AsJson = False,
 ) -> None:
     """Score models on tasks: a table, and with -o a JSON file.
 
     A score is known for good once it was computed: it is kept under a hash of the model, the task and the code.
-    Exit codes: 0 done, 2 something is wrong with the input.
+    Exit codes: 0 done, 1 a model's scores are not finite, 2 something is wrong with the input.
 
     **Examples**
 
@@ -79,39 +81,38 @@ def evaluate(
     from weft.cli.reporting import reported
 
     with reported(as_json):
+        places = (*(tasks or []), *map(Path, models), *(place for place in (experts, heads, data) if place is not None))
+        check_output(output, places, overwrite)
         options: dict[str, Any] = {"split": split, "limit": limit, "batch": batch, "device": device, "dtype": dtype}
         options |= {"data": data, "heads": heads, "experts": experts, "ensemble": ensemble, "cache": not no_cache}
         results = _asked(models, tasks or [], lm_eval or [], options, quiet or as_json)
         if output is not None:
             results.save(output)
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         _print(results)
+        print_known(results, "; --no-cache computes them anew")
+    end(results, as_json)
 
 
 def _asked(models: list[str], tasks: list[Path], harness: list[str], options: dict[str, Any], quiet: bool) -> Results:
     from weft.cli.reporting import Counted
     from weft.errors import InputError
-    from weft.evaluation.evaluating import evaluate
+    from weft.evaluation.evaluating import check_models, evaluate
+    from weft.evaluation.harness import Harness, with_harness
 
     if not tasks and not harness:
         raise InputError("no task is named", "add --tasks FILE.yaml, or a folder of such files")
+    check_models(models)
     with Counted(quiet) as progress:
+        asked = Harness(harness) if harness else None
         found = evaluate(models, tasks, progress=progress, **options) if tasks else None
-        if not harness:
+        if asked is None:
             assert found is not None
             return found
-        from weft.evaluation.harness import with_harness
-
         kept = {name: options[name] for name in ("limit", "batch", "device", "dtype")}
-        return with_harness(found, models, harness, progress=progress, **kept)
-
-
-def _print_json(results: Results) -> None:
-    import json
-
-    typer.echo(json.dumps({"ok": True, **results.as_json()}, indent=2))
+        return with_harness(found, models, asked, progress=progress, **kept)
 
 
 def _print(results: Results) -> None:
@@ -142,4 +143,6 @@ def _means(results: Results) -> dict[str, Any]:
 
 
 def _cell(row: Row, task: str) -> str:
+    if task in row.facts.get("failed", {}):
+        return NOT_FINITE
     return f"{row.scores[task].score:.4f}" if task in row.scores else ""

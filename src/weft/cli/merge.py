@@ -23,9 +23,7 @@ def _unfinished(output: Path | None) -> str:
 
     if output is None or not (beside(output, STAGING) / JOURNAL).exists():
         return ""
-    return (
-        _UNFINISHED if holds_work(output) else _NOTHING
-    )
+    return _UNFINISHED if holds_work(output) else _NOTHING
 
 
 def merge(

@@ -257,7 +257,7 @@ class _Planner:
         operand = operand_of(checkpoint, names)
         if operand is None:
             what = f"tensor {names[0]!r}: a rule says use: {action.source}, but {checkpoint.label} does not have it"
-            raise TensorError(what, nearest(names[0], checkpoint.tensors) or self._owners(names))
+            raise TensorError(what, self._respelt(names, checkpoint) or self._owners(names))
         expected = operand_of(self._inputs.reference, names)
         if expected and expected.spec.shape != operand.spec.shape:
             shapes = f"{list(operand.spec.shape)}, the base's {list(expected.spec.shape)}"
@@ -266,6 +266,11 @@ class _Planner:
             )
             self._warnings.append(text)
         return self._copied(names, operand, expected, action.rule)
+
+    def _respelt(self, names: tuple[str, ...], checkpoint: Checkpoint) -> str:
+        """A clause that offers what the tensor may be called there; what its owners have beside it is another one."""
+        owners = [member for member in self._members.values() if operand_of(member, names)]
+        return nearest(names[0], (n for n in checkpoint.tensors if not any(n in owner.tensors for owner in owners)))
 
     def _owners(self, names: tuple[str, ...]) -> str:
         """What to write in a rule instead of an input that lacks a tensor."""

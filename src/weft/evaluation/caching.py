@@ -20,7 +20,8 @@ from weft.checkpoints.folders import find_weights
 _DECIDES = ("config.json", "generation_config.json", "added_tokens.json", "merges.txt", "preprocessor_config.json",
             "processor_config.json", "special_tokens_map.json", "vocab.json", "vocab.txt", "bpe.codes")  # fmt: skip
 """Files beside the weights that change what a model says; and all that begin with `tokenizer` or end in `.model`."""
-_CODE = ("data", "ensembling", "heads", "metrics", "models", "pictures", "predicting", "reading", "schema")
+_CODE = ("data", "ensembling", "heads", "metrics", "models", "pictures", "predicting", "questions", "reading",
+         "schema")  # fmt: skip
 _PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "sentencepiece", "pillow", "scikit-learn", "scipy")
 
 

@@ -9,19 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from weft.checkpoints.folders import find_weights
 from weft.checkpoints.hub import fetch, is_hub_id
 from weft.checkpoints.opening import expanded
 from weft.engine.progress import Progress
 from weft.errors import Gathering, InputError, listed, nearest
 from weft.evaluation.caching import Cache, cache_folder, hash_of, hash_of_code, hash_of_files, hash_of_model
+from weft.evaluation.checking import check_task
 from weft.evaluation.data import SPLITS, Examples, examples
 from weft.evaluation.ensembling import Mean
 from weft.evaluation.heads import head_path
 from weft.evaluation.loading import check_names, load_tasks
 from weft.evaluation.metrics import METRICS, Predictions, measured
-from weft.evaluation.models import FORMATS, Device, Model, open_model
-from weft.evaluation.predicting import Asking, asked, predict
-from weft.evaluation.results import Column, Results, Row, Score, with_share
+from weft.evaluation.models import FORMATS, Device, Model, check_folder, open_model
+from weft.evaluation.predicting import Asking, NotFiniteError, asked, predict
+from weft.evaluation.results import Column, Results, Row, Score, with_failures, with_share
 from weft.evaluation.schema import Headed, LanguageModelling, Task
 from weft.inspection.running import chosen_device
 
@@ -63,18 +65,62 @@ def evaluate(
         progress: is told what happens.
 
     Returns:
-        A row for each model, then, if they are known, the experts' and their ensemble's.
+        A row for each model, then, if they are known, the experts' and their ensemble's. Where a model's scores are
+        not finite, its row lacks the task and says so in `facts["failed"]`.
 
     Raises:
         InputError: for anything that does not fit, naming it.
     """
+    _check_once(models)
     asked_tasks = _tasks(tasks)
     settings = _Settings(
-        split, limit, _path(data), _path(heads), _path(experts),
-        Device(chosen_device(device), dtype, batch), _cache(cache),
-    )  # fmt: skip
+        split, limit, _path(data), _path(heads), _path(experts), Device("", dtype, batch), _cache(cache)
+    )
     settings.check()
-    return _Evaluation(asked_tasks, settings, progress or Progress()).table(named(models), ensemble)
+    made = _Evaluation(asked_tasks, settings, progress or Progress())
+    made.check(_here(models), ensemble)
+    folders = named(models)
+    made.check(list(folders.values()), ensemble)
+    made.settings = replace(settings, device=replace(settings.device, name=chosen_device(device)))
+    return made.table(folders, ensemble)
+
+
+def check_models(models: Sequence[PathLike] | Mapping[str, PathLike]) -> None:
+    """See that models are named once, and that folders may hold models; none is loaded or fetched.
+
+    Raises:
+        InputError: with every problem.
+    """
+    problems = Gathering()
+    with problems:
+        _check_once(models)
+    for path in _here(models):
+        _is_usable(path, problems)
+    problems.tell()
+
+
+def check_tasks(tasks: Sequence[Task], models: Sequence[Path], split: str) -> None:
+    """See that tasks' data, labels and heads fit together and fit models, of which none is loaded.
+
+    Raises:
+        InputError: with every problem.
+    """
+    settings = _Settings(split, None, None, None, None, Device(), Cache(None))
+    _Evaluation(tuple(tasks), settings, Progress()).check(models, ensemble=False)
+
+
+def _check_once(models: Sequence[PathLike] | Mapping[str, PathLike]) -> None:
+    """Rows are told apart by their models."""
+    given = [] if isinstance(models, Mapping) else [os.path.abspath(expanded(model)) for model in models]
+    for k, path in enumerate(given):
+        if path in given[:k]:
+            raise InputError(f"{os.fspath(models[k])} is named twice", "name every model once")  # type: ignore[index]
+
+
+def _here(models: Sequence[PathLike] | Mapping[str, PathLike]) -> list[Path]:
+    """Those that need not be fetched: whatever is wrong with them or with the tasks is told before a download."""
+    given = models.values() if isinstance(models, Mapping) else models
+    return [_folder(model) for model in given if not (isinstance(model, str) and is_hub_id(model))]
 
 
 def _path(given: PathLike | None) -> Path | None:
@@ -164,8 +210,7 @@ class _Evaluation:
     read: dict[str, Examples] = field(default_factory=dict)
 
     def table(self, models: Mapping[str, Path], ensemble: bool) -> Results:
-        """All rows; everything that can be found wrong without running a model is told first."""
-        self._check(models, ensemble)
+        """All rows, once `check` found nothing wrong."""
         experts = self._experts()
         known = {name: score.score for name, score in experts.scores.items()}
         rows = [self._row(name, path, known) for name, path in models.items()]
@@ -176,16 +221,25 @@ class _Evaluation:
         columns = [Column(t.name, t.kind, t.counted, METRICS[t.counted].falls) for t in self.tasks]
         return Results(columns, rows, self.settings.split)
 
-    def _check(self, models: Mapping[str, Path], ensemble: bool) -> None:
+    def check(self, models: Sequence[Path], ensemble: bool) -> None:
+        """Tell everything that can be found wrong without loading a model.
+
+        Raises:
+            InputError: with every problem of tasks, data, heads, experts and models.
+        """
         problems = Gathering()
         for task in self.tasks:
             with problems:
-                self.read[task.name] = examples(task, self.settings.split, self.settings.limit, self.settings.data)
-        for path in models.values():
-            with problems:
-                _check_folder(path)
+                if task.name not in self.read:
+                    self.read[task.name] = examples(task, self.settings.split, self.settings.limit, self.settings.data)
+        usable = [path for path in models if _is_usable(path, problems)]
         with problems:
             self._check_experts(ensemble)
+        for read in self.read.values():
+            expert = self.settings.expert(read.task)
+            known = [expert] if expert is not None and expert.is_dir() and _is_usable(expert, problems) else []
+            with problems:
+                check_task(read, [*usable, *known], self.settings.heads)
         problems.tell()
 
     def _check_experts(self, ensemble: bool) -> None:
@@ -203,25 +257,30 @@ class _Evaluation:
             raise InputError(f"language modelling ({listed(running)}) has no ensemble here", "leave --ensemble out")
 
     def _row(self, name: str, path: Path, experts: Mapping[str, float]) -> Row:
-        began = time.monotonic()
-        scores = {}
-        for task in self.tasks:
-            scores[task.name] = with_share(self._score(name, path, task), task.counted, experts.get(task.name))
-        return Row(name, scores, path=str(path), seconds=round(time.monotonic() - began, 3))
+        made = self._scored(Row(name, {}, path=str(path)), dict.fromkeys((task.name for task in self.tasks), path))
+        return self._against(made, experts)
 
     def _experts(self) -> Row:
         """Each on its own task, as far as they are known."""
-        began, scores = time.monotonic(), {}
+        known = {task.name: path for task in self.tasks if (path := self.settings.expert(task)) is not None}
+        return self._scored(Row("experts", {}, "experts", str(self.settings.experts or "")), known)
+
+    def _scored(self, row: Row, paths: Mapping[str, Path]) -> Row:
+        """The row with the scores of a model for each task; scores that are no numbers keep nobody else from his."""
+        began, scores, failed = time.monotonic(), {}, {}
         for task in self.tasks:
-            path = self.settings.expert(task)
-            if path is not None:
-                scores[task.name] = self._score("expert", path, task)
-        return Row("experts", scores, "experts", str(self.settings.experts or ""), round(time.monotonic() - began, 3))
+            try:
+                if task.name in paths:
+                    name = row.name if row.role == "model" else "expert"
+                    scores[task.name] = self._score(name, paths[task.name], task)
+            except NotFiniteError as error:
+                failed[task.name] = error
+        return with_failures(replace(row, scores=scores, seconds=round(time.monotonic() - began, 3)), failed)
 
     def _against(self, row: Row, experts: Mapping[str, float]) -> Row:
         metrics = {task.name: task.counted for task in self.tasks}
         scores = {name: with_share(score, metrics[name], experts.get(name)) for name, score in row.scores.items()}
-        return Row(row.name, scores, row.role, row.path, row.seconds)
+        return replace(row, scores=scores)
 
     def _score(self, name: str, path: Path, task: Task) -> Score:
         key = self._key([path], task, "one")
@@ -247,23 +306,41 @@ class _Evaluation:
     def _ensemble(self, experts: Mapping[str, float]) -> Row:
         """Every expert is asked every task, with the task's head; their predictions are averaged."""
         began = time.monotonic()
-        paths = [path for task in self.tasks if (path := self.settings.expert(task)) is not None]
+        paths = self._members()
         keys = {task.name: self._key(paths, self._with_head(task), "ensemble") for task in self.tasks}
         known = {name: self.settings.cache.get(key) for name, key in keys.items()}
         wanted = [task for task in self.tasks if known[task.name] is None]
-        means: dict[str, Mean] = {}
-        for path in paths if wanted else []:
-            for task in wanted:
-                made = self._predictions(path.name, path, self._with_head(task))
-                mean = means.get(task.name)
-                means[task.name] = mean.taking(made) if mean else Mean(made, logarithms=task.kind == "multiple-choice")
+        means, failed = self._means(paths, wanted)
         scores = {}
         for task in self.tasks:
+            if task.name in failed:
+                continue
             told = known[task.name] or measured(task.kind, means[task.name].made)
             self.settings.cache.put(keys[task.name], told)
             score = self._told(told, task, cached=known[task.name] is not None)
             scores[task.name] = with_share(score, task.counted, experts.get(task.name))
-        return Row("ensemble", scores, "ensemble", seconds=round(time.monotonic() - began, 3))
+        row = Row("ensemble", scores, "ensemble", seconds=round(time.monotonic() - began, 3))
+        return with_failures(row, failed)
+
+    def _means(self, paths: Sequence[Path], tasks: Sequence[Task]) -> tuple[dict[str, Mean], dict[str, InputError]]:
+        """Of what all models predict, by task; and of which tasks one of them predicts no numbers."""
+        means: dict[str, Mean] = {}
+        failed: dict[str, InputError] = {}
+        for path in paths if tasks else []:
+            for task in tasks:
+                try:
+                    made = self._predictions(f"ensemble: {path.name}", path, self._with_head(task))
+                except NotFiniteError as error:
+                    failed[task.name] = error
+                    continue
+                mean = means.get(task.name)
+                means[task.name] = mean.taking(made) if mean else Mean(made, logarithms=task.kind == "multiple-choice")
+        return means, failed
+
+    def _members(self) -> list[Path]:
+        """The experts, each once: one may be the expert of several tasks."""
+        found = [path for task in self.tasks if (path := self.settings.expert(task)) is not None]
+        return list({path.resolve(): path for path in found}.values())
 
     def _with_head(self, task: Task) -> Task:
         """Where each model's own head is meant, it is the expert's that knows the task's classes."""
@@ -287,7 +364,11 @@ class _Evaluation:
         return hash_of_model(path) if path.is_dir() else hash_of_files([path])
 
 
-def _check_folder(path: Path) -> None:
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "no such folder"
-        raise InputError(f"{path}: {what}", "name the folder of a model, with config and tokenizer")
+def _is_usable(path: Path, problems: Gathering) -> bool:
+    """Whether a folder seems to hold a model; if not, that is one of the problems."""
+    with problems:
+        if path.is_dir():
+            find_weights(path)
+        check_folder(path)
+        return True
+    return False

@@ -6,21 +6,25 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from weft.engine.progress import Progress
 from weft.errors import InputError, nearest
-from weft.evaluation.evaluating import named
+from weft.evaluation.evaluating import check_models, named
 from weft.evaluation.results import Column, Results, Row, Score
 
+_PATIENCE = 8.0
+"""Seconds that the Hub is given to answer."""
 HARNESS = 'pip install "weft[lm-eval]"'
 
 
 def with_harness(
     results: Results | None,
     models: Sequence[str | os.PathLike[str]],
-    tasks: Sequence[str],
+    tasks: Sequence[str] | Harness,
     *,
     limit: int | None = None,
     batch: int = 32,
@@ -33,7 +37,7 @@ def with_harness(
     Args:
         results: the table so far, of the same models; None for none.
         models: as for `evaluate`.
-        tasks: names that the harness knows, or YAML files in its own format.
+        tasks: names that the harness knows, or YAML files in its own format; or the harness with them.
         limit: only the first so many examples of each task.
         batch: requests at a time.
         device: as torch calls it; None for the fastest that is there.
@@ -43,8 +47,9 @@ def with_harness(
     Raises:
         InputError: if the harness is not installed or knows no such task.
     """
+    check_models(models)
     paths = named(models)
-    asked = _Harness(tasks)
+    asked = tasks if isinstance(tasks, Harness) else Harness(tasks)
     told: dict[str, Mapping[str, Any]] = {}
     for name, path in paths.items():
         (progress or Progress()).phase(f"{name} in lm-evaluation-harness", 0)
@@ -74,21 +79,27 @@ def _metrics(told: Mapping[str, Any]) -> dict[str, float]:
     return {name.removesuffix(",none"): value for name, value in kept.items()}
 
 
-class _Harness:
-    """The harness with the tasks that it shall ask."""
+class Harness:
+    """The harness with the tasks that it shall ask: known names, whose data can be reached.
+
+    Args:
+        tasks: names that the harness knows, or YAML files in its own format.
+
+    Raises:
+        InputError: if the harness is not installed or knows no such task, or the Hub gives no answer.
+    """
 
     def __init__(self, tasks: Sequence[str]) -> None:
-        try:
-            self._evaluator: Any = import_module("lm_eval.evaluator")
-            manager: Any = import_module("lm_eval.tasks").TaskManager
-        except ImportError:
-            raise InputError("--lm-eval needs lm-evaluation-harness, which is not installed", HARNESS) from None
+        if find_spec("lm_eval") is None:
+            raise InputError("--lm-eval needs lm-evaluation-harness, which is not installed", HARNESS)
         files = [Path(task) for task in tasks if task.endswith((".yaml", ".yml"))]
         for file in files:
             if not file.is_file():
                 raise InputError(
                     f"--lm-eval {file}: no such file", "name a task, or a YAML file in the harness' format"
                 )
+        check_reachable([task for task in tasks if Path(task) not in files])
+        manager: Any = import_module("lm_eval.tasks").TaskManager  # reads thousands of files
         folders = sorted({str(file.parent.absolute()) for file in files})
         self._manager = manager(include_path=folders or None)
         self._tasks = [_named_in(Path(task)) if Path(task) in files else task for task in tasks]
@@ -104,7 +115,7 @@ class _Harness:
         level = quiet.level
         quiet.setLevel(logging.ERROR)
         try:
-            return self._evaluator.simple_evaluate(
+            return import_module("lm_eval.evaluator").simple_evaluate(
                 model="hf", model_args={"pretrained": str(path), "dtype": dtype}, tasks=self._tasks, limit=limit,
                 batch_size=batch_size, device=device, task_manager=self._manager, bootstrap_iters=0, log_samples=False,
             )  # fmt: skip
@@ -138,6 +149,42 @@ class _Harness:
                 yield name
             else:
                 waiting = [*members.get(name, ()), *waiting]
+
+
+def check_reachable(tasks: Sequence[str]) -> None:
+    """See that the Hub, where the data of these tasks are, gives an answer: the harness itself tries for minutes.
+
+    Where HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set, data come from the cache, and nobody is asked.
+
+    Args:
+        tasks: names that the harness knows.
+
+    Raises:
+        InputError: if there is no answer within seconds.
+    """
+    hub, constants = import_module("huggingface_hub"), import_module("huggingface_hub.constants")
+    if not tasks or constants.HF_HUB_OFFLINE or import_module("datasets").config.HF_HUB_OFFLINE:
+        return
+    failures: list[str] = [f"no answer in {_PATIENCE:.0f} s"]
+    asking = Thread(
+        target=_ask, args=(hub, constants.ENDPOINT, failures), daemon=True
+    )  # a name server may not keep to a time limit
+    asking.start()
+    asking.join(_PATIENCE)
+    if failures:
+        what = f"--lm-eval {', '.join(tasks)}: {constants.ENDPOINT} cannot be reached: {failures[-1]}"
+        remedy = "check the network, HTTPS_PROXY and HF_ENDPOINT; set HF_HUB_OFFLINE=1 if the data are in the cache"
+        raise InputError(what, remedy)
+
+
+def _ask(hub: Any, address: str, failures: list[str]) -> None:
+    """Whatever is answered, somebody is there."""
+    try:
+        hub.get_session().head(address, timeout=_PATIENCE)
+    except Exception as error:  # of whichever HTTP client the library has
+        failures.append(f"{type(error).__name__}: {error}")
+    else:
+        failures.clear()
 
 
 def _named_in(file: Path) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.errors import InputError, Problem, listed
 from weft.evaluation.models import Model, open_model
 from weft.evaluation.schema import Headed, ImageClassification, Task
-from weft.statistics.loading import Head as Layer
-from weft.statistics.loading import read_head
+from weft.statistics.loading import read_head, shape_of_head
 
+_Some = TypeVar("_Some")
 _ENDINGS = ("ForSequenceClassification", "ForImageClassification")
 """Of the names of architectures that tell what a whole text, or image, is."""
 
@@ -75,17 +75,27 @@ def _own(task: Headed, model: Model, filler: int) -> Head:
     """The head that the model was saved with."""
     module = model.loaded.model
     kind = type(module).__name__
-    if not kind.endswith(_ENDINGS):
-        what = f"task {task.name}: {model.path} is a {kind} without a head for the task"
-        raise InputError(what, "name the head in the task's file (`head:`), or give --heads")
+    check_kind(task, model.path, kind)
     model.check_written(model.loaded.missing, "the task a `head`")
     module.config.pad_token_id = filler  # decoders read the last token before these
-    return Head(lambda batch: module(**batch).logits, int(module.config.num_labels), _names(module.config))
+    names = names_of(getattr(module.config, "id2label", None) or {})
+    return Head(lambda batch: module(**batch).logits, int(module.config.num_labels), names)
 
 
-def _names(config: Any) -> tuple[str, ...]:
-    told = getattr(config, "id2label", None) or {}
-    names = tuple(str(told[k]) for k in sorted(told))
+def check_kind(task: Task, path: Path, kind: str) -> None:
+    """See that a model of an architecture has a head of its own.
+
+    Raises:
+        InputError: if it has none.
+    """
+    if not kind.endswith(_ENDINGS):
+        what = f"task {task.name}: {path} is a {kind} without a head for the task"
+        raise InputError(what, "name the head in the task's file (`head:`), or give --heads")
+
+
+def names_of(told: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The classes' names, in order, by their numbers in a config; none if nobody named them."""
+    names = tuple(str(told[k]) for k in sorted(told, key=int))
     return () if names == tuple(f"LABEL_{k}" for k in range(len(names))) else names
 
 
@@ -121,7 +131,7 @@ def _is_pooler(name: str) -> bool:
 def _linear(task: Headed, model: Model, path: Path) -> Head:
     """A linear head from a file, on the pooled states; it is small, and always float32."""
     torch = import_module("torch")
-    head = _read(task, path)
+    head = _read(task, path, read_head)
     weight, bias = (None if part is None else part.to(model.device.name) for part in (head.weight, head.bias))
     _check_encoder(task, model)
     embed = _pooling(task, model)
@@ -137,12 +147,21 @@ def _linear(task: Headed, model: Model, path: Path) -> Head:
     return Head(scores, len(head.weight))
 
 
-def _read(task: Task, path: Path) -> Layer:
-    """The layer in a file, as for statistics."""
+def head_shape(task: Task, path: Path) -> tuple[int, int]:
+    """Classes and width of a linear head in a file, of which only the beginning is read.
+
+    Raises:
+        InputError: if there is no such file, or it holds anything else.
+    """
+    return _read(task, path, shape_of_head)
+
+
+def _read(task: Task, path: Path, read: Callable[[Path], _Some]) -> _Some:
+    """What is in a head's file, as for statistics."""
     if not path.is_file():
         raise InputError(f"task {task.name}: there is no head {path}", "mend `head:`, or give --heads")
     try:
-        return read_head(path)
+        return read(path)
     except InputError as error:
         raise InputError(Problem(f"task {task.name}: {p.what}", p.remedy) for p in error.problems) from None
 

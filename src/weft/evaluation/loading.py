@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from weft.algorithms.wording import worded
 from weft.errors import Gathering, InputError, Problem, nearest, shown
 from weft.evaluation.schema import KINDS, Data, Task, schema_of
-from weft.recipes.strict_yaml import LONGEST, parsed_yaml
+from weft.recipes.strict_yaml import read_map
 
 _REMEDY = "see docs/evaluate.md"
 
@@ -69,17 +68,7 @@ def load_task(path: str | Path) -> Task:
         InputError: with every problem in it.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            parsed = parsed_yaml(file.read(LONGEST + 1))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", _near(path)) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not text in UTF-8", "save it as UTF-8") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "mend the syntax there") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{path}: a task is a map with `kind`, `data` and so on", _REMEDY)
+    parsed = read_map(path, "task", "`kind`, `data` and so on", _REMEDY)
     if "place" in parsed:
         raise InputError(f"{path}: unknown key 'place'", "relative paths are relative to the task's file")
     return make_task({"name": path.stem, **parsed, "place": path.parent}, where=f"{path}: ")
@@ -116,14 +105,15 @@ def make_task(parts: dict[str, Any], where: str = "") -> Task:
 def _problem(item: Any, schema: type[Task], where: str) -> Problem:
     place = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
-        known = (Data if len(place) > 1 and place[0] == "data" else schema).model_fields
-        return Problem(
-            f"{where}unknown key {'.'.join(place)!r}", nearest(place[-1], known) or f"known: {', '.join(known)}"
-        )
+        return Problem(f"{where}unknown key {'.'.join(place)!r}", _instead(place, schema))
     what, _, remedy = worded(item).partition("; ")
     return Problem(f"{where}{' '.join((*place, what))}", remedy or _REMEDY)
 
 
-def _near(path: Path) -> str:
-    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
-    return nearest(path.name, [file.name for file in beside]) or "check the path"
+def _instead(place: Sequence[str], schema: type[Task]) -> str:
+    """What to write instead of a key that is unknown there."""
+    if len(place) == 1 and place[0] in Data.model_fields:
+        return f"write it in `data:`, as `data: {{{place[0]}: ...}}`"
+    fields = Data.model_fields if len(place) > 1 and place[0] == "data" else schema.model_fields
+    known = [name for name in fields if name != "place"]
+    return nearest(place[-1], known) or f"known: {', '.join(known)}"

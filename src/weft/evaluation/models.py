@@ -91,6 +91,22 @@ class Model:
             raise InputError(what, f"give {wanted}, or mend the checkpoint")
 
 
+def check_folder(path: Path) -> None:
+    """See, without loading it, that a folder may hold a model.
+
+    Raises:
+        InputError: if it is none, or holds an adapter or no config.
+    """
+    if not path.is_dir():
+        what = f"{path}: {'is a file' if path.exists() else 'no such folder'}"
+        raise InputError(what, "name the folder of a model, with config and tokenizer")
+    if (path / "adapter_config.json").is_file():
+        what = f"{path}: holds an adapter, which belongs to another model"
+        raise InputError(what, "merge it into that model and name the result; or take adapter_config.json away")
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: has no config.json", "name a model folder; a merge of folders writes one")
+
+
 def open_model(path: Path, device: Device, tensors: Mapping[str, Any] | None = None) -> Model:
     """Load a model.
 
@@ -107,12 +123,7 @@ def open_model(path: Path, device: Device, tensors: Mapping[str, Any] | None = N
             import_module(package)
         except ImportError:
             raise InputError(f"evaluation needs {package}, which is not installed", EXTRA) from None
-    if (path / "adapter_config.json").is_file():
-        what = f"{path}: holds an adapter, which belongs to another model"
-        raise InputError(what, "merge it into that model and name the result; or take adapter_config.json away")
-    if not (path / "config.json").is_file():
-        what = f"{path}: {'has no config.json' if path.is_dir() else 'no such folder'}"
-        raise InputError(what, "name a model folder; a merge of folders writes one")
+    check_folder(path)
     try:
         loaded = load(path, device=device.name, tensors=tensors)
     except CannotRunError as error:

@@ -17,11 +17,16 @@ from weft.evaluation.data import Examples
 from weft.evaluation.heads import Head, head_for
 from weft.evaluation.metrics import Predictions
 from weft.evaluation.models import Model
+from weft.evaluation.questions import choices_of, prompts_of, right_choices, right_classes, right_numbers
 from weft.evaluation.schema import Classification, ImageClassification, LanguageModelling, MultipleChoice, Regression
 from weft.inspection.running import lacks_memory
 from weft.statistics.examples import positions
 
 Advance = Callable[[int], None]
+
+
+class NotFiniteError(InputError):
+    """A model's scores are not numbers, which says nothing of other models."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,7 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 def _classify(model: Model, examples: Examples, asking: Asking) -> Predictions:
     assert isinstance(examples.task, (Classification, ImageClassification))
     head = head_for(examples.task, model, asking.heads)
-    if head.classes < 2:
-        what = f"task {examples.task.name}: the head gives one number, which tells no classes apart"
-        raise InputError(what, "choose `kind: regression`, or name the task's head")
-    targets = np.array(examples.classes(head.classes, head.names))
+    targets = np.array(right_classes(examples, head.classes, head.names))
     softmax = import_module("torch").softmax
     return Predictions(_all_scores(model, examples, head, asking, lambda made: softmax(made, -1)), targets)
 
@@ -79,10 +81,7 @@ def _classify(model: Model, examples: Examples, asking: Asking) -> Predictions:
 def _regress(model: Model, examples: Examples, asking: Asking) -> Predictions:
     assert isinstance(examples.task, Regression)
     head = head_for(examples.task, model, asking.heads)
-    if head.classes != 1:
-        what = f"task {examples.task.name}: the head tells {head.classes} classes apart; regression needs one number"
-        raise InputError(what, "choose `kind: classification`, or name the task's head")
-    targets = np.array(examples.numbers("label"))
+    targets = np.array(right_numbers(examples, head.classes))
     return Predictions(_all_scores(model, examples, head, asking, lambda made: made[:, 0]), targets)
 
 
@@ -111,7 +110,7 @@ def _check_finite(scores: NDArray[Any], model: Model, examples: Examples) -> Non
     if not np.isfinite(scores).all():
         k = int(np.argwhere(~np.isfinite(scores))[0][0])
         what = f"{model.path}: on task {examples.task.name} its scores of example {k + 1} are not finite"
-        raise InputError(what, "see `weft verify` for what is wrong with it")
+        raise NotFiniteError(what, "see `weft verify` for what is wrong with it")
 
 
 def _text_batches(model: Model, texts: list[Any], longest: int) -> Iterator[tuple[list[int], Mapping[str, Any]]]:
@@ -205,9 +204,9 @@ def _check_writes(model: Model, kind: str) -> None:
 def _choose(model: Model, examples: Examples, asking: Asking) -> Predictions:
     _check_writes(model, "multiple choice")
     assert isinstance(examples.task, MultipleChoice)
-    prompts, choices = _prompts(examples), _choices(examples)
+    prompts, choices = prompts_of(examples), choices_of(examples)
     most = max(map(len, choices))
-    targets = np.array([_right(examples, k, label, choices[k]) for k, label in enumerate(examples.values("label"))])
+    targets = np.array(right_choices(examples, choices))
     scores, sizes = np.full((len(examples), most), -np.inf), np.ones((len(examples), most))
     flat = [(k, c) for k, some in enumerate(choices) for c in range(len(some))]
     longest, where = _longest(model, examples.task.longest), f"task {examples.task.name}: {examples.where}"
@@ -219,41 +218,6 @@ def _choose(model: Model, examples: Examples, asking: Asking) -> Predictions:
         sizes[k, c] = len(choices[k][c])
     _check_finite(np.where(np.isneginf(scores), 0.0, scores), model, examples)
     return Predictions(scores, targets, sizes)
-
-
-def _prompts(examples: Examples) -> list[str]:
-    assert isinstance(examples.task, MultipleChoice)
-    if not examples.task.prompt:
-        return [str(text) for text in examples.texts("question")]
-    try:
-        return [examples.task.prompt.format(**row) for row in examples.rows]
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        what = f"task {examples.task.name}: the prompt asks for {error}, which {examples.where} has no column for"
-        raise InputError(what, f"the columns are {', '.join(examples.rows[0])}; write {{{{ for a brace") from None
-
-
-def _choices(examples: Examples) -> list[Sequence[str]]:
-    assert isinstance(examples.task, MultipleChoice)
-    if examples.task.choices:
-        return [examples.task.choices] * len(examples)
-    found = examples.values("choices")
-    for k, some in enumerate(found):
-        if not isinstance(some, (list, tuple)) or len(some) < 2 or not all(isinstance(text, str) for text in some):
-            what = f"task {examples.task.name}: {examples.where}: the choices of example {k + 1} are {shown(some)}"
-            raise InputError(what, "they should be a list of two texts or more")
-    return found
-
-
-def _right(examples: Examples, k: int, label: Any, choices: Sequence[str]) -> int:
-    """The position of the right choice; the data may also give its text."""
-    if isinstance(label, str) and label in choices:
-        return choices.index(label)
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(choices):
-        return label
-    what = f"task {examples.task.name}: {examples.where}: the label of example {k + 1} is {shown(label)}"
-    raise InputError(
-        f"{what}, but it has {len(choices)} choices", "a label is the position of the right choice, from 0"
-    )
 
 
 def _joined(model: Model, prompt: str, choice: str, longest: int, where: str) -> tuple[Piece, int]:
@@ -339,5 +303,5 @@ _PREDICT: Mapping[str, Callable[[Model, Examples, Asking], Predictions]] = {
 def asked(examples: Examples) -> int:
     """How many steps of progress a task has: examples, or choices of all of them."""
     if isinstance(examples.task, MultipleChoice):
-        return sum(map(len, _choices(examples)))
+        return sum(map(len, choices_of(examples)))
     return len(examples) if not isinstance(examples.task, LanguageModelling) else 0

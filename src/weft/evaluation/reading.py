@@ -73,7 +73,15 @@ def _folder_of(task: Task, root: Path | None) -> Path:
 
 def _jsonl(file: Path, task: Task) -> list[Row]:
     with file.open(encoding=_TEXT) as lines:  # a text may hold what Unicode calls the end of a line
-        return [_row(json.loads(line), k) for k, line in enumerate(lines) if line.strip()]
+        return [_row(_parsed(line, k), k) for k, line in enumerate(lines) if line.strip()]
+
+
+def _parsed(line: str, k: int) -> Any:
+    """One line of many: the parser knows only where in it the fault is."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {k + 1}, column {error.colno}: {error.msg}") from None
 
 
 def _json(file: Path, task: Task) -> list[Row]:

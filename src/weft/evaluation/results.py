@@ -62,7 +62,8 @@ class Row:
         role: `model`, `experts` (each on its own task) or `ensemble`.
         path: where the model lies.
         seconds: that asking took, without what was known already.
-        facts: whatever else is worth telling, such as the method or the time of the merge.
+        facts: whatever else is worth telling, such as the method or the time of the merge; under `failed`, by task, why
+            there is no score.
     """
 
     name: str
@@ -133,6 +134,15 @@ class Results:
         shares = [row.scores[task.name].share if task.name in row.scores else None for task in self.tasks]
         return fmean(s for s in shares if s is not None) if shares and None not in shares else None
 
+    def failures(self) -> list[str]:
+        """Why scores are lacking, as far as a model is to blame."""
+        return list(dict.fromkeys(what for row in self.rows for what in row.facts.get("failed", {}).values()))
+
+    def known(self) -> tuple[int, int]:
+        """How many scores were known from earlier runs, and how many there are."""
+        found = [score.cached for row in self.rows for score in row.scores.values()]
+        return sum(found), len(found)
+
     def save(self, path: Path) -> None:
         """Write it as JSON, in one go."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +186,12 @@ def _without_means(parsed: Any) -> Any:
         for row in parsed["rows"]
     ]
     return {**parsed, "rows": rows}
+
+
+def with_failures(row: Row, failed: Mapping[str, InputError]) -> Row:
+    """The row that says of which tasks it has no score, and why."""
+    told = {task: error.problems[0].what for task, error in failed.items()}
+    return replace(row, facts={**row.facts, "failed": told}) if told else row
 
 
 def with_share(score: Score, metric: str, expert: float | None) -> Score:

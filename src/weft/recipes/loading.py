@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from weft.algorithms.wording import worded
 from weft.errors import InputError, Problem, nearest, shown
 from weft.recipes.schema import PATTERN, ModelEntry, Output, Recipe, Rule
-from weft.recipes.strict_yaml import LONGEST, parsed_yaml
+from weft.recipes.strict_yaml import read_map
 
 MOST = 1000
 """Models, patterns in rules, and changes of names in a recipe."""
@@ -41,18 +40,7 @@ def load_recipe(path: str | Path) -> Recipe:
         InputError: with every problem in it.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            parsed = parsed_yaml(file.read(LONGEST + 1))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", _near(path)) from None
-    except UnicodeDecodeError as error:
-        what = f"{path}: not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
-        raise InputError(what, "save it as UTF-8") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML: {_syntax(error)}", "mend the syntax there") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{path}: a recipe is a map with `method`, `models` and so on", _REMEDY)
+    parsed = read_map(path, "recipe", "`method`, `models` and so on", _REMEDY)
     if "folder" in parsed:
         raise InputError(f"{path}: unknown key 'folder'", "relative paths are relative to the recipe")
     _check_lengths(parsed, path)
@@ -120,19 +108,3 @@ def _problem(item: Any, where: str) -> Problem:
 def _schema_at(location: tuple[str | int, ...]) -> type[BaseModel]:
     inner: dict[str | int, type[BaseModel]] = {"rules": Rule, "output": Output, "models": ModelEntry}
     return inner.get(location[0], Recipe) if len(location) > 1 else Recipe
-
-
-def _near(path: Path) -> str:
-    if path.is_dir():
-        return "name the recipe's file in it"
-    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
-    return nearest(path.name, [file.name for file in beside]) or "check the path"
-
-
-def _syntax(error: Exception) -> str:
-    """What is wrong where, in one line."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).replace('in "<unicode string>", ', "").split())
-    begin = f", {error.context}" if error.context else ""
-    begin += f" that begins in line {error.context_mark.line + 1}" if begin and error.context_mark else ""
-    return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}{begin}"

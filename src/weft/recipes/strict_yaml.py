@@ -6,11 +6,12 @@ sixty takes quadratic time, and of a key given twice the last one silently wins.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from weft.errors import shown
+from weft.errors import InputError, nearest, shown
 
 LONGEST = 1_000_000
 """Bytes of a recipe."""
@@ -23,6 +24,49 @@ _PREFIX = "tag:yaml.org,2002:"
 _TAGS = {f"{_PREFIX}{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge", "timestamp",
                                          "value")}  # fmt: skip
 _NUMBERS = {f"{_PREFIX}int", f"{_PREFIX}float"}
+
+
+def read_map(path: Path, kind: str, holds: str, remedy: str) -> dict[Any, Any]:
+    """What a file holds that a person wrote: a map.
+
+    Args:
+        path: the file.
+        kind: what such a file is called in messages.
+        holds: what is in such a map, for a file that is none.
+        remedy: what to do about such a file.
+
+    Raises:
+        InputError: if it cannot be read, or holds anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            parsed = parsed_yaml(file.read(LONGEST + 1))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", _near(path, kind)) from None
+    except UnicodeDecodeError as error:
+        what = f"{path}: not text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+        raise InputError(what, "save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not valid YAML: {_syntax(error)}", "mend the syntax there") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path}: a {kind} is a map with {holds}", remedy)
+    return parsed
+
+
+def _near(path: Path, kind: str) -> str:
+    if path.is_dir():
+        return f"name the {kind}'s file in it"
+    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
+    return nearest(path.name, [file.name for file in beside]) or "check the path"
+
+
+def _syntax(error: Exception) -> str:
+    """What is wrong where, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).replace('in "<unicode string>", ', "").split())
+    begin = f", {error.context}" if error.context else ""
+    begin += f" that begins in line {error.context_mark.line + 1}" if begin and error.context_mark else ""
+    return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}{begin}"
 
 
 def parsed_yaml(content: bytes) -> Any:

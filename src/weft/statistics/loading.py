@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weft.checkpoints.checkpoint import Checkpoint
+from weft.checkpoints.checkpoint import Checkpoint, TensorSpec
 from weft.checkpoints.hub import fetch, is_hub_id
 from weft.checkpoints.opening import expanded, open_checkpoint, open_path
 from weft.errors import InputError, listed, nearest
@@ -293,25 +294,41 @@ def read_head(path: Path, width: int | None = None) -> Head:
     Raises:
         InputError: for a file that holds anything else, or a matrix of another width.
     """
-    checkpoint = open_checkpoint(str(path))
-    try:
-        matrices = [spec for spec in checkpoint.tensors.values() if len(spec.shape) == 2]
-        vectors = [spec for spec in checkpoint.tensors.values() if len(spec.shape) == 1]
-        if len(matrices) != 1 or len(vectors) > 1 or len(checkpoint.tensors) > 2:
-            held = listed(f"{spec.name} {list(spec.shape)}" for spec in checkpoint.tensors.values()) or "nothing"
-            remedy = "save the head's weight [classes, width] and its bias [classes] in a file of their own"
-            raise InputError(f"{path}: a head is one matrix and at most one vector, but it holds {held}", remedy)
-        weight = read_tensor(checkpoint, matrices[0].name).float()
-        bias = read_tensor(checkpoint, vectors[0].name).float() if vectors else None
-    finally:
-        checkpoint.close()
-    if width is not None and weight.shape[1] != width:
-        what = f"{path}: the head's matrix {matrices[0].name!r} has shape {list(weight.shape)}"
-        raise InputError(f"{what}, but the encoder's output has {width} numbers", "give the head of this encoder")
-    if bias is not None and len(bias) != len(weight):
-        what = f"{path}: the head's matrix has {len(weight)} rows but its bias {len(bias)} numbers"
+    with closing(open_checkpoint(str(path))) as checkpoint:
+        matrix, vector = _layer(checkpoint, path)
+        if width is not None and matrix.shape[1] != width:
+            what = f"{path}: the head's matrix {matrix.name!r} has shape {list(matrix.shape)}"
+            raise InputError(f"{what}, but the encoder's output has {width} numbers", "give the head of this encoder")
+        weight = read_tensor(checkpoint, matrix.name).float()
+        return Head(weight, read_tensor(checkpoint, vector.name).float() if vector else None, path)
+
+
+def shape_of_head(path: Path) -> tuple[int, int]:
+    """Classes and width of the linear layer in a file, of which no number is read.
+
+    Args:
+        path: a file of tensors.
+
+    Raises:
+        InputError: for a file that holds anything else.
+    """
+    with closing(open_checkpoint(str(path))) as checkpoint:
+        rows, columns = _layer(checkpoint, path)[0].shape
+        return rows, columns
+
+
+def _layer(checkpoint: Checkpoint, path: Path) -> tuple[TensorSpec, TensorSpec | None]:
+    """The matrix, and the vector if there is one."""
+    matrices = [spec for spec in checkpoint.tensors.values() if len(spec.shape) == 2]
+    vectors = [spec for spec in checkpoint.tensors.values() if len(spec.shape) == 1]
+    if len(matrices) != 1 or len(vectors) > 1 or len(checkpoint.tensors) > 2:
+        held = listed(f"{spec.name} {list(spec.shape)}" for spec in checkpoint.tensors.values()) or "nothing"
+        remedy = "save the head's weight [classes, width] and its bias [classes] in a file of their own"
+        raise InputError(f"{path}: a head is one matrix and at most one vector, but it holds {held}", remedy)
+    if vectors and vectors[0].shape[0] != matrices[0].shape[0]:
+        what = f"{path}: the head's matrix has {matrices[0].shape[0]} rows but its bias {vectors[0].shape[0]} numbers"
         raise InputError(what, "give matrix and bias of one layer")
-    return Head(weight, bias, path)
+    return matrices[0], vectors[0] if vectors else None
 
 
 def _width(config: Any) -> int:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from weft.algorithms.wording import worded
 from weft.errors import InputError, Problem, nearest, shown
 from weft.evaluation.protocols.schema import TASKS, Protocol, ProtocolTask, path_of
-from weft.recipes.strict_yaml import LONGEST, parsed_yaml
+from weft.recipes.strict_yaml import read_map
 
 FOLDER = Path(__file__).parent
 _REMEDY = "see docs/protocols.md"
@@ -51,7 +50,7 @@ def load_protocol(name: str) -> Protocol:
 
 
 def _protocol(file: Path) -> Protocol:
-    parts = _parsed(file)
+    parts = read_map(file, "protocol", "`base`, `experts`, `tasks` and so on", _REMEDY)
     named = parts.get("tasks")
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise InputError(f"{file}: tasks should be a list of tasks' names", _REMEDY)
@@ -64,24 +63,12 @@ def _task(beside: Path, name: str, asking: Path) -> ProtocolTask:
     if file is None:
         known = sorted(path.stem for place in {beside, FOLDER / "tasks"} for path in place.glob("*.yaml"))
         raise InputError(f"{asking}: there is no task {name!r}", nearest(name, known) or f"put it into {beside}")
-    parts = _parsed(file)
+    parts = read_map(file, "task", "`kind`, `data` and so on", _REMEDY)
     schema = TASKS.get(str(parts.get("kind")))
     if schema is None:
         known_kinds = ", ".join(TASKS)
         raise InputError(f"{file}: kind {shown(parts.get('kind'))} is unknown", f"the kinds are {known_kinds}")
     return _checked(schema, {"name": file.stem, **parts}, file)
-
-
-def _parsed(file: Path) -> dict[str, Any]:
-    try:
-        parsed = parsed_yaml(file.read_bytes()[: LONGEST + 1])
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}", "check the path") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}", "mend the syntax there") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{file}: should be a map", _REMEDY)
-    return parsed
 
 
 def _checked(schema: type[_Some], parts: dict[str, Any], file: Path) -> _Some:

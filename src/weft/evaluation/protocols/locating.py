@@ -25,10 +25,12 @@ class Located:
     Attributes:
         base: the pretrained model.
         experts: by task.
+        called: the base: the Hub's name of it, or the end of the path of a local copy.
     """
 
     base: Path
     experts: Mapping[str, Path]
+    called: str
 
 
 def locate(protocol: Protocol, tasks: Sequence[str], local: Path | None, progress: Progress) -> Located:
@@ -52,7 +54,9 @@ def locate(protocol: Protocol, tasks: Sequence[str], local: Path | None, progres
         progress.phase(f"fetching {source.hub}", 0)
         found[name] = _fetched(protocol, name, source, missing, local)
     _check_kinds(protocol, found)
-    return Located(found[BASE], {task: found[task] for task in tasks})
+    is_local = BASE not in missing and local is not None
+    called = f"{local.name}/{BASE}" if is_local and local is not None else str(protocol.base.hub)
+    return Located(found[BASE], {task: found[task] for task in tasks}, called)
 
 
 def _local(local: Path | None, name: str, protocol: Protocol) -> Path | None:

@@ -272,5 +272,7 @@ def _tasks(task: ProtocolTask, how: Preparation, folder: Path) -> tuple[Task, ..
         many = range(1, len(_prompts(task, how.protocol)) + 1)
         each = [{**parts, "name": f"{task.name}@{k}", "data": Data(folder=folder / str(k))} for k in many]
         return tuple(MultipleChoice.model_validate(one) for one in each)
-    kind = Regression if task.kind == "regression" else Classification
-    return (kind.model_validate({**parts, "columns": dict(task.columns)}),)
+    parts["columns"] = dict(task.columns)
+    if task.kind == "regression":
+        return (Regression.model_validate(parts),)
+    return (Classification.model_validate({**parts, "labels": getattr(task, "labels", ())}),)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -12,22 +13,25 @@ from statistics import median
 from typing import Any, Literal
 
 from weft.checkpoints.opening import expanded
-from weft.engine.merging import merge_to
+from weft.engine.merging import merge_to, plan
 from weft.engine.progress import Progress
-from weft.errors import InputError, nearest
+from weft.errors import Gathering, InputError, labelled, nearest
 from weft.evaluation.activations import fold_vectors, layer_of
 from weft.evaluation.caching import cache_folder, hash_of, hash_of_files, hash_of_model
-from weft.evaluation.evaluating import PathLike, evaluate
+from weft.evaluation.evaluating import PathLike, check_tasks, evaluate
 from weft.evaluation.metrics import METRICS, fitting
 from weft.evaluation.models import Device, open_model
+from weft.evaluation.predicting import NotFiniteError
 from weft.evaluation.protocols.catalogue import load_protocol
 from weft.evaluation.protocols.locating import Located, locate
 from weft.evaluation.protocols.preparing import Preparation, prepared
 from weft.evaluation.protocols.schema import Method, Protocol, ProtocolTask, ZeroShotTask
-from weft.evaluation.results import Column, Results, Row, Score, with_share
+from weft.evaluation.results import Column, Results, Row, Score, with_failures, with_share
 from weft.evaluation.schema import Headed, Task
 from weft.evaluation.zero_shot import write_zero_shot_head
 from weft.inspection.running import chosen_device
+from weft.recipes.loading import make_recipe
+from weft.recipes.resolving import Resolver
 
 Asked = Mapping[str, tuple[Task, ...]]
 """What is asked for each task of the protocol: more than one where it has several prompts."""
@@ -73,16 +77,57 @@ def bench(
         InputError: for anything that is missing or does not fit, naming it and the remedy.
     """
     known = load_protocol(protocol) if isinstance(protocol, str) else protocol
+    named = _named(known, tasks)
+    check_methods(known, methods or known.methods, [task.name for task in named])
     run = _Run(
         known,
-        _named(known, tasks),
+        named,
         expanded(work) if work is not None else cache_folder().parent / "bench" / known.name,
         progress or Progress(),
         {"batch": batch, "device": chosen_device(device), "dtype": dtype},
         memory,
     )
-    run.find(None if models is None else expanded(models), None if data is None else expanded(data), examples)
+    run.locate(None if models is None else expanded(models))
+    run.plan(methods or known.methods)
+    run.prepare(None if data is None else expanded(data), examples)
     return run.results(methods or known.methods, experts, examples)
+
+
+def check_methods(protocol: Protocol, methods: Mapping[str, Method], tasks: Sequence[str]) -> None:
+    """See, before anything is fetched, that methods have the names and parameters that somebody gave them.
+
+    Args:
+        protocol: whose rules go with them.
+        methods: by the name of their row.
+        tasks: whose experts are merged.
+
+    Raises:
+        InputError: with every problem of all of them.
+    """
+    problems = Gathering()
+    for name, method in methods.items():
+        with problems, _about(name, methods):
+            Resolver(make_recipe(_recipe(protocol, method, "base", [{"path": task, "name": task} for task in tasks])))
+    problems.tell()
+
+
+@contextmanager
+def _about(name: str, methods: Mapping[str, Method]) -> Iterator[None]:
+    """Problems say whose they are, where that is a question."""
+    try:
+        yield
+    except InputError as error:
+        if len(methods) == 1:
+            raise
+        raise InputError(labelled(name, problem) for problem in error.problems) from None
+
+
+def _recipe(protocol: Protocol, method: Method, base: str, models: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    parts: dict[str, Any] = {"method": method.method, "parameters": dict(method.parameters)}
+    parts |= {"rename": dict(protocol.rename)} if protocol.rename else {}
+    steps = {"before": method.before, "after": method.after}
+    rules = [dict(rule) for rule in protocol.rules]
+    return {**parts, **steps, "base": base, "models": list(models), "rules": rules}
 
 
 def _named(protocol: Protocol, names: Sequence[str]) -> tuple[ProtocolTask, ...]:
@@ -104,17 +149,37 @@ class _Run:
     progress: Progress
     options: dict[str, Any]
     memory: int | str
-    located: Located = field(default_factory=lambda: Located(Path(), {}))
+    located: Located = field(default_factory=lambda: Located(Path(), {}, ""))
     asked: Asked = field(default_factory=dict)
 
-    def find(self, models: Path | None, data: Path | None, count: int | None) -> None:
-        """Checkpoints, examples and heads."""
+    def locate(self, models: Path | None) -> None:
+        """Checkpoints, local or fetched."""
         self.located = locate(self.protocol, [task.name for task in self.tasks], models, self.progress)
+
+    def plan(self, methods: Mapping[str, Method]) -> None:
+        """Read the headers of all merges: what would keep one from running is told before anything is scored.
+
+        Raises:
+            InputError: with every problem.
+        """
+        problems = Gathering()
+        if self.protocol.family == "clip":
+            for task in self.located.experts:
+                with problems:
+                    plan(self._alone(task), memory=self.memory)
+        for name, method in methods.items():
+            with problems, _about(name, methods):
+                plan(self._merge_of(method), memory=self.memory)
+        problems.tell()
+
+    def prepare(self, data: Path | None, count: int | None) -> None:
+        """Examples and heads."""
         how = Preparation(self.protocol, self.work.absolute(), self.located.base, data, count)
         found: dict[str, tuple[Task, ...]] = {}
         for task in self.tasks:
             self.progress.phase(f"preparing {task.name}", 0)
             found[task.name] = tuple(self._headed(task, asked) for asked in prepared(task, how))
+        check_tasks([one for asked in found.values() for one in asked], [self.located.base], self.protocol.split)
         self.asked = found
 
     def _headed(self, task: ProtocolTask, asked: Task) -> Task:
@@ -137,7 +202,7 @@ class _Run:
         """The table."""
         best = self._experts() if experts else None
         known = {name: score.score for name, score in best.scores.items()} if best else {}
-        rows = [self._row(self.protocol.base.hub or "base", self.located.base, known, {"role": "base"})]
+        rows = [self._row(self.located.called, self.located.base, known, {"role": "base"})]
         for name, method in methods.items():
             began = time.monotonic()
             merged = self._merged(method)
@@ -159,18 +224,26 @@ class _Run:
         }
 
     def _row(self, name: str, path: Path, experts: Mapping[str, float], facts: Mapping[str, Any]) -> Row:
-        began = time.monotonic()
-        scores = {task.name: self._score(name, path, task) for task in self.tasks}
+        began, scores, failed = time.monotonic(), {}, {}
+        for task in self.tasks:
+            try:
+                scores[task.name] = self._score(name, path, task)
+            except NotFiniteError as error:
+                failed[task.name] = error
         row = Row(name, scores, path=str(path), seconds=round(time.monotonic() - began, 3), facts=facts)
-        return self._against(row, experts)
+        return self._against(with_failures(row, failed), experts)
 
     def _experts(self) -> Row:
-        began, scores = time.monotonic(), {}
+        began, scores, failed = time.monotonic(), {}, {}
         for task in self.tasks:
             path = self._whole(task.name)
-            scores[task.name] = self._score("expert", path, task)
+            try:
+                scores[task.name] = self._score("expert", path, task)
+            except NotFiniteError as error:
+                failed[task.name] = error
             self._forget(path)
-        return Row("experts", scores, "experts", seconds=round(time.monotonic() - began, 3))
+        row = Row("experts", scores, "experts", seconds=round(time.monotonic() - began, 3))
+        return with_failures(row, failed)
 
     def _against(self, row: Row, experts: Mapping[str, float]) -> Row:
         scores = {
@@ -179,9 +252,15 @@ class _Run:
         return Row(row.name, scores, row.role, row.path, row.seconds, row.facts)
 
     def _score(self, name: str, path: Path, task: ProtocolTask) -> Score:
-        """Of all prompts, the median."""
+        """Of all prompts, the median.
+
+        Raises:
+            NotFiniteError: if the model's scores are no numbers.
+        """
         asked = self.asked[task.name]
         told = evaluate({name: path}, asked, split=self.protocol.split, progress=self.progress, **self.options)
+        if failures := told.failures():
+            raise NotFiniteError(failures[0])
         found = [told.rows[0].scores[one.name] for one in asked]
         if len(found) == 1:
             return found[0]
@@ -190,16 +269,15 @@ class _Run:
 
     def _merged(self, method: Method) -> Path:
         """A folder that can be asked."""
-        models = [{"path": str(path), "name": name} for name, path in self.located.experts.items()]
         if self.protocol.family != "ia3":
-            return self._made("merged", self._recipe(method, str(self.located.base), models))
-        vectors = self._made("merged", self._recipe(method, str(self._ones()), models), ".safetensors")
-        return self._folded(vectors, "the merge: ")
+            return self._made("merged", self._merge_of(method))
+        return self._folded(self._made("merged", self._merge_of(method), ".safetensors"), "the merge: ")
 
-    def _recipe(self, method: Method, base: str, models: list[dict[str, str]]) -> dict[str, Any]:
-        steps = {"before": method.before, "after": method.after}
-        parts = {"method": method.method, "parameters": dict(method.parameters), **steps}
-        return {**parts, "base": base, "models": models, "rules": [dict(rule) for rule in self.protocol.rules]}
+    def _merge_of(self, method: Method) -> dict[str, Any]:
+        """The recipe; of (IA)3 vectors, over a base of ones."""
+        models = [{"path": str(path), "name": name} for name, path in self.located.experts.items()]
+        base = self._ones() if self.protocol.family == "ia3" else self.located.base
+        return _recipe(self.protocol, method, str(base), models)
 
     def _whole(self, task: str) -> Path:
         """An expert that can be asked: what it shares with the base comes from there."""
@@ -208,8 +286,13 @@ class _Run:
             return self._folded(path, f"{task}: ")
         if self.protocol.family != "clip":
             return path
-        alone = Method(method="linear", source="an expert made whole")
-        return self._made("whole", self._recipe(alone, str(self.located.base), [{"path": str(path), "name": task}]))
+        return self._made("whole", self._alone(task))
+
+    def _alone(self, task: str) -> dict[str, Any]:
+        """The recipe that makes an expert whole."""
+        method = Method(method="linear", source="an expert made whole")
+        model = {"path": str(self.located.experts[task]), "name": task}
+        return _recipe(self.protocol, method, str(self.located.base), [model])
 
     def _made(self, place: str, recipe: dict[str, Any], suffix: str = "") -> Path:
         """The output of a merge, made unless it is there; outputs appear complete or not at all."""

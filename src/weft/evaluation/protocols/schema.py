@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weft.evaluation.metrics import fitting
 from weft.evaluation.schema import Data, Positive
-from weft.recipes.schema import ChainedStep
+from weft.recipes.schema import ChainedStep, Renaming
 
 Family = Literal["clip", "text-to-text", "encoder", "ia3"]
 Percent = Annotated[float, Field(gt=0.0, le=110.0)]
@@ -129,9 +129,20 @@ class ZeroShotTask(ProtocolTask):
 
 
 class HeadedTask(ProtocolTask):
-    """Texts, or pairs of texts, read by an encoder with the expert's own head."""
+    """Texts, or pairs of texts, read by an encoder with the expert's own head.
+
+    Attributes:
+        labels: the classes' names in the heads' order, if the data hold names and not numbers.
+    """
 
     kind: Literal["classification", "regression"]
+    labels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _numbers_have_no_names(self) -> HeadedTask:
+        if self.kind == "regression" and self.labels:
+            raise ValueError("has `labels`, which go with `kind: classification` only")
+        return self
 
 
 class Prompt(_Strict):
@@ -219,6 +230,7 @@ class Protocol(Confirmed):
         base: the pretrained model.
         experts: a checkpoint for each task.
         rules: of the recipe, over tensor names.
+        rename: of the recipe: changes to the tensor names of every expert.
         prompts: of a prompted task: only the `first`, or `all`, of whose scores the median counts.
         longest: tokens of a text that are read.
         split: of the data that is asked.
@@ -236,6 +248,7 @@ class Protocol(Confirmed):
     experts: Mapping[str, Source]
     checkpoints: str = ""
     rules: tuple[Mapping[str, Any], ...] = ()
+    rename: Renaming = {}
     prompts: Literal["first", "all"] = "first"
     longest: Positive = 512
     split: Literal["validation", "test"] = "test"
