@@ -63,7 +63,7 @@ def sensitivity(bench: Bench, methods: Sequence[str], name: str, values: tuple[f
 def _along(bench: Bench, method: str, name: str, values: tuple[float, ...]) -> Iterator[tuple[float, float]]:
     for value in values:
         try:
-            yield value, bench.worth(method, {name: value}).score
+            yield value, bench.judged(method, {name: value}).score
         except InputError:  # out of the parameter's bounds
             continue
 

@@ -141,10 +141,18 @@ class Bench:
     def worth(self, method: str, settings: Settings) -> grids.Worth:
         """What settings are worth on validation: the mean accuracy. What a method refuses is worth nothing."""
         try:
-            results, row = self.scored_merge(method, settings, "validation", "validation", self.budget.examples)
+            return self.judged(method, settings)
         except InputError as error:
             self.tell(f"{method} {dict(settings)}: {error}")
             return grids.Worth(0.0, plain(settings))
+
+    def judged(self, method: str, settings: Settings) -> grids.Worth:
+        """The same of settings that the method takes.
+
+        Raises:
+            InputError: if it refuses them.
+        """
+        results, row = self.scored_merge(method, settings, "validation", "validation", self.budget.examples)
         mean = results.mean(row)
         assert mean is not None
         self.tell(f"{method} {dict(settings)}: {mean:.4f} on validation")
