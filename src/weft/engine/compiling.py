@@ -49,10 +49,16 @@ def check_methods(works: Iterable[Work]) -> None:
         InputError: naming each method, its package, the mistake and where it is.
     """
     problems = Gathering()
+    ours: set[int] = set()  # programs, of which there are few where tensors are many
     seen: set[Hashable] = set()
     for work in works:
-        kind = (id(work.program), work.signature, work.compute, work.spec.dtype) if any(_foreign(work)) else None
-        if kind and work.spec.size and kind not in seen:
+        if id(work.program) in ours:
+            continue
+        if not any(_foreign(work)):
+            ours.add(id(work.program))
+            continue
+        kind = (id(work.program), work.signature, work.compute, work.spec.dtype)
+        if work.spec.size and kind not in seen:
             seen.add(kind)
             with problems:
                 _check(work)
